@@ -1,0 +1,145 @@
+"""One frozen config per algorithm and one union discriminated on ``name``.
+
+Adding an algorithm touches this file (a config class, listed in ``AnyAlgorithm``) and one module in
+``worker/rl/algorithms/`` named by the class's ``module``.
+"""
+
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import Field
+
+from app.schemas.base import Schema
+
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+Activation = Literal["tanh", "relu", "silu", "elu", "gelu"]
+Schedule = Literal["constant", "linear"]
+
+
+class AlgorithmConfig(Schema):
+    """What every algorithm has. Class variables tell the service what the algorithm can do."""
+
+    module: ClassVar[str]
+    """Module of ``worker.rl.algorithms`` whose ``build`` makes the agent."""
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    observation_spaces: ClassVar[tuple[str, ...]] = ("vector", "image")
+    action_spaces: ClassVar[tuple[str, ...]]
+    default_num_envs: ClassVar[int] = 1
+    packs: ClassVar[bool] = True
+    """Whether several runs train together in one process (design: the replica axis)."""
+
+    preset: Literal["auto"] | None = None
+    """``auto`` takes tuned numbers for the environment where there are any; fields given explicitly win."""
+    gamma: Probability = 0.99
+    """Discount factor per environment step."""
+    hidden_sizes: Sizes = (64, 64)
+    """Width of each hidden layer of the networks."""
+
+
+class PPO(AlgorithmConfig):
+    """Proximal policy optimisation, clipped (Schulman et al. 2017, arXiv 1707.06347)."""
+
+    module: ClassVar[str] = "ppo"
+    summary: ClassVar[str] = "Proximal policy optimisation with a clipped surrogate objective and GAE."
+    paper: ClassVar[str] = "https://arxiv.org/abs/1707.06347"
+    action_spaces: ClassVar[tuple[str, ...]] = ("discrete", "multi_discrete", "vector")
+    default_num_envs: ClassVar[int] = 8
+
+    name: Literal["ppo"] = "ppo"
+    activation: Activation = "tanh"
+    learning_rate: LearningRate = 3e-4
+    learning_rate_schedule: Schedule = "constant"
+    """``linear`` goes to zero over the run's env steps."""
+    num_steps: int = Field(128, ge=1, le=65536)
+    """Env steps per environment and rollout."""
+    epochs: int = Field(4, ge=1, le=100)
+    num_minibatches: int = Field(4, ge=1, le=1024)
+    gae_lambda: Probability = 0.95
+    clip_range: float = Field(0.2, gt=0, le=10)
+    clip_range_schedule: Schedule = "constant"
+    clip_range_value: float | None = Field(None, gt=0)
+    """Clip of the value function's change; None = off (no gain in Andrychowicz et al. 2020)."""
+    entropy_coefficient: float = Field(0.0, ge=0, le=10)
+    value_coefficient: float = Field(0.5, ge=0, le=100)
+    max_grad_norm: float = Field(0.5, gt=0)
+    normalize_advantage: bool = True
+    target_kl: float | None = Field(None, gt=0)
+    """Stops the epochs of an update once the approximate KL exceeds 1.5 times this; per run, also in a pack."""
+    normalize_observation: bool = False
+    normalize_reward: bool = False
+    log_std_init: float = Field(0.0, ge=-20, le=2)
+    """Initial log standard deviation of a continuous policy (state-independent)."""
+
+
+class DQN(AlgorithmConfig):
+    """Deep Q-network (Mnih et al. 2015) with Adam and a uniform replay."""
+
+    module: ClassVar[str] = "dqn"
+    summary: ClassVar[str] = "Deep Q-network with a target network and uniform experience replay."
+    paper: ClassVar[str] = "https://arxiv.org/abs/1312.5602"
+    action_spaces: ClassVar[tuple[str, ...]] = ("discrete",)
+
+    name: Literal["dqn"] = "dqn"
+    hidden_sizes: Sizes = (256, 256)
+    activation: Activation = "relu"
+    learning_rate: LearningRate = 1e-3
+    batch_size: int = Field(64, ge=1, le=65536)
+    buffer_size: int = Field(100_000, ge=1, le=10_000_000)
+    """Transitions kept per run."""
+    learning_starts: int = Field(1_000, ge=0)
+    """Env steps of random actions before the first update."""
+    train_every: int = Field(1, ge=1, le=1_000_000)
+    """Env steps between two rounds of updates."""
+    gradient_steps: int = Field(1, ge=1, le=1_000_000)
+    """Updates per round."""
+    target_update_every: int = Field(250, ge=1)
+    """Updates between two updates of the target network (global count, never per episode)."""
+    tau: float = Field(1.0, gt=0, le=1)
+    """Share of the online weights taken at each target update; 1 copies them."""
+    loss: Literal["mse", "huber"] = "mse"
+    max_grad_norm: float | None = Field(10.0, gt=0)
+    epsilon_start: Probability = 1.0
+    epsilon_end: Probability = 0.05
+    epsilon_fraction: float = Field(0.2, gt=0, le=1)
+    """Share of the run's env steps over which epsilon falls linearly."""
+    evaluation_epsilon: Probability = 0.0
+
+
+class SAC(AlgorithmConfig):
+    """Soft actor–critic with automatic temperature (Haarnoja et al. 2018, arXiv 1812.05905)."""
+
+    module: ClassVar[str] = "sac"
+    summary: ClassVar[str] = "Soft actor-critic with twin critics and an automatically tuned temperature."
+    paper: ClassVar[str] = "https://arxiv.org/abs/1812.05905"
+    action_spaces: ClassVar[tuple[str, ...]] = ("vector",)
+
+    name: Literal["sac"] = "sac"
+    hidden_sizes: Sizes = (256, 256)
+    activation: Activation = "relu"
+    learning_rate: LearningRate = 3e-4
+    """Of the actor and the temperature, and of the critics unless ``critic_learning_rate`` is given."""
+    critic_learning_rate: LearningRate | None = None
+    batch_size: int = Field(256, ge=1, le=65536)
+    buffer_size: int = Field(1_000_000, ge=1, le=10_000_000)
+    """Transitions kept per run."""
+    learning_starts: int = Field(1_000, ge=0)
+    """Env steps of random actions before the first update."""
+    train_every: int = Field(1, ge=1, le=1_000_000)
+    gradient_steps: int = Field(1, ge=1, le=1_000_000)
+    tau: float = Field(0.005, gt=0, le=1)
+    """Polyak share of the online critics at each update."""
+    initial_temperature: float = Field(1.0, gt=0, le=100)
+    fixed_temperature: bool = False
+    target_entropy: float | None = None
+    """None = minus the number of action dimensions (entropy in the normalised [-1, 1] action space)."""
+
+
+AnyAlgorithm = Annotated[PPO | DQN | SAC, Field(discriminator="name")]
+
+
+def algorithms() -> dict[str, type[AlgorithmConfig]]:
+    """The config class behind every algorithm name."""
+    union = get_args(AnyAlgorithm)[0]
+    return {name: config for config in get_args(union) for name in get_args(config.model_fields["name"].annotation)}

@@ -1,0 +1,217 @@
+"""ExperimentSpec = environment + algorithm + training + seeds + resources.
+
+``resolve`` fills in every default, so that the stored spec says all that decides a run, and refuses what cannot train.
+"""
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, StringConstraints
+
+from app.schemas import presets
+from app.schemas.algorithms import AnyAlgorithm
+from app.schemas.base import FieldError, Schema, SpecError, closest
+from app.schemas.environments import BoxSpace, EnvironmentEntry, catalogue, kind
+
+MAX_SEEDS = 256
+MAX_MEMORY_BYTES = 64 * 2**30
+
+ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+TagText = Annotated[str, StringConstraints(max_length=200)]
+
+
+class EnvironmentSpec(Schema):
+    """Which environment, how it is made, and how many copies a run steps in lockstep."""
+
+    id: str = Field(min_length=1, max_length=200, examples=["CartPole-v1"])
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict, max_length=32)
+    """Keyword arguments of the environment, checked against its schema in the catalogue."""
+    num_envs: int | None = Field(None, ge=1, le=4096)
+    """Copies per run; None takes the algorithm's default."""
+
+
+class TrainingSpec(Schema):
+    """How long to train, and when to evaluate and to save. All counted in env steps of one run."""
+
+    total_env_steps: int = Field(100_000, ge=1, le=10**11)
+    evaluate_every: int | None = Field(None, ge=1)
+    """None: a twentieth of the run."""
+    evaluation_episodes: int = Field(10, ge=1, le=1000)
+    checkpoint_every: int | None = Field(None, ge=1)
+    """None: a tenth of the run. Episodes in flight are cut (and bootstrapped) at every checkpoint."""
+    keep_checkpoints: int = Field(3, ge=1, le=1000)
+    """Scheduled checkpoints kept per run; the best and the final one are always kept."""
+
+
+class ResourceSpec(Schema):
+    """Where the jobs run and how many seeds train together in one process."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
+    queue: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    priority: int = Field(0, ge=-100, le=100)
+    """Higher is claimed first."""
+    pack: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
+    """Runs per job; ``auto`` decides by a measured table."""
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+
+
+class ExperimentSpec(Schema):
+    """What a user POSTs. Only ``environment.id`` and ``algorithm.name`` are required."""
+
+    name: ShortText | None = None
+    environment: EnvironmentSpec
+    algorithm: AnyAlgorithm
+    training: TrainingSpec = TrainingSpec()
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1, max_length=MAX_SEEDS)
+    resources: ResourceSpec = ResourceSpec()
+    tags: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], TagText] = Field(
+        default_factory=dict, max_length=32
+    )
+
+
+def resolve(spec: ExperimentSpec) -> ExperimentSpec:
+    """The spec with every default filled in.
+
+    Raises:
+        SpecError: naming every field that keeps the spec from being trained.
+    """
+    entry = _environment(spec.environment)
+    errors = _kwargs_errors(spec.environment, entry) + _space_errors(spec, entry)
+    if len(set(spec.seeds)) != len(spec.seeds):
+        errors.append(FieldError("/seeds", "seeds must differ from one another: a seed stands for one run"))
+    if errors:
+        raise SpecError(errors)
+    algorithm, environment = presets.apply(spec.algorithm, spec.environment)
+    total = spec.training.total_env_steps
+    training = spec.training.model_copy(
+        update={
+            "evaluate_every": spec.training.evaluate_every or max(1, total // 20),
+            "checkpoint_every": spec.training.checkpoint_every or max(1, total // 10),
+        }
+    )
+    environment = environment.model_copy(update={"num_envs": environment.num_envs or algorithm.default_num_envs})
+    resolved = spec.model_copy(
+        update={
+            "name": spec.name or f"{algorithm.name} on {environment.id}",
+            "algorithm": algorithm,
+            "environment": environment,
+            "training": training,
+        }
+    )
+    errors = _size_errors(resolved, entry)
+    if errors:
+        raise SpecError(errors)
+    return resolved
+
+
+def spec_hash(spec: ExperimentSpec) -> str:
+    """``sha256:…`` of the canonical JSON of what decides the runs (name and tags don't)."""
+    content = json.dumps(spec.model_dump(mode="json", exclude={"name", "tags"}), sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+
+
+def _environment(environment: EnvironmentSpec) -> EnvironmentEntry:
+    known = catalogue()
+    if ":" in environment.id:
+        message = "an environment id may not name a module to import (it contains ':')"
+        raise SpecError([FieldError("/environment/id", message)])
+    if environment.id not in known:
+        near = closest(environment.id, sorted(known, key=_version))
+        hint = f": did you mean {near}?" if near else "; GET /v1/environments lists those there are"
+        raise SpecError([FieldError("/environment/id", f"unknown environment {environment.id!r}{hint}", suggestion=near)])
+    return known[environment.id]
+
+
+def _version(environment_id: str) -> int:
+    match = re.search(r"-v(\d+)$", environment_id)
+    return -int(match[1]) if match else 0
+
+
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "array": (list, tuple),
+    "null": (type(None),),
+}
+
+
+def _kwargs_errors(environment: EnvironmentSpec, entry: EnvironmentEntry) -> list[FieldError]:
+    properties: dict[str, dict[str, Any]] = entry.kwargs_schema.get("properties", {})
+    errors = []
+    for name, value in environment.kwargs.items():
+        pointer = "/environment/kwargs/" + name.replace("~", "~0").replace("/", "~1")
+        if name not in properties:
+            near = closest(name, list(properties))
+            message = f"{entry.id} takes no argument {name!r}" + (f": did you mean {near!r}?" if near else "")
+            errors.append(FieldError(pointer, message, suggestion=near, allowed=tuple(properties)))
+            continue
+        allowed = properties[name].get("type", [])
+        names = [allowed] if isinstance(allowed, str) else allowed
+        fits = [t for t in names if isinstance(value, _JSON_TYPES[t]) and not (isinstance(value, bool) and t != "boolean")]
+        if names and not fits:
+            errors.append(FieldError(pointer, f"must be {' or '.join(names)}, not {json.dumps(value)[:80]}"))
+        choices = properties[name].get("enum")
+        if fits and choices is not None and value not in choices:
+            errors.append(FieldError(pointer, "is not one of the values allowed", allowed=tuple(map(str, choices))))
+    return errors
+
+
+def _space_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldError]:
+    errors = []
+    algorithm = spec.algorithm
+    observed, acted = kind(entry.observation_space), kind(entry.action_space)
+    if acted not in algorithm.action_spaces:
+        errors.append(
+            FieldError(
+                "/algorithm/name",
+                f"{algorithm.name} needs {_join(algorithm.action_spaces)} actions; {entry.id} has {_named(acted)} ones",
+                suggestion=_fitting(observed, acted),
+            )
+        )
+    if observed not in algorithm.observation_spaces:
+        message = f"{algorithm.name} needs {_join(algorithm.observation_spaces)} observations; {entry.id} has {_named(observed)} ones"
+        errors.append(FieldError("/environment/id", message))
+    return errors
+
+
+def _fitting(observed: str, acted: str) -> str | None:
+    from app.schemas.algorithms import algorithms
+
+    fits = [name for name, c in algorithms().items() if acted in c.action_spaces and observed in c.observation_spaces]
+    return fits[0] if fits else None
+
+
+def _named(space: str) -> str:
+    return {"vector": "continuous vector", "multi_discrete": "multi-discrete"}.get(space, space)
+
+
+def _join(spaces: tuple[str, ...]) -> str:
+    return " or ".join(map(_named, spaces))
+
+
+def _size_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldError]:
+    """Refuse what no machine would hold: the storage of observations of one run, in bytes."""
+    algorithm, num_envs = spec.algorithm, spec.environment.num_envs or 1
+    space = entry.observation_space
+    assert isinstance(space, BoxSpace)
+    width = 1
+    for side in space.shape:
+        width *= side
+    width *= 1 if space.dtype == "uint8" else 4
+    rows, pointer = getattr(algorithm, "buffer_size", 0), "/algorithm/buffer_size"
+    if not rows:
+        rows, pointer = num_envs * getattr(algorithm, "num_steps", 1), "/environment/num_envs"
+    if 2 * rows * width > MAX_MEMORY_BYTES:
+        return [FieldError(pointer, f"would need {2 * rows * width / 2**30:.0f} GiB of observations for one run; 64 GiB are allowed")]
+    batch = num_envs * getattr(algorithm, "num_steps", 0)
+    minibatches = getattr(algorithm, "num_minibatches", 1)
+    if batch and batch % minibatches:
+        message = f"must divide num_envs x num_steps = {batch} evenly"
+        return [FieldError("/algorithm/num_minibatches", message)]
+    if getattr(algorithm, "batch_size", 0) > getattr(algorithm, "buffer_size", 10**12):
+        return [FieldError("/algorithm/batch_size", "may not exceed buffer_size")]
+    return []
