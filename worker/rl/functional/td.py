@@ -1,0 +1,46 @@
+"""Temporal-difference targets and losses (Sutton 1988; Mnih et al. 2015, https://doi.org/10.1038/nature14236).
+
+Every loss keeps axis 0, the replica: the mean over the batch (the last axis) and the sum over ensemble members, if any.
+"""
+
+import torch
+from torch import Tensor
+
+
+def target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
+    """Bootstrapped target ``r + discount * v(s')``.
+
+    Args:
+        reward: Reward of the step, or the discounted sum of n of them, ``(…, B)``.
+        discount: ``gamma`` to the number of steps summed, zero iff s' is terminal, ``(…, B)``.
+        next_value: Value of the state bootstrapped from, ``(…, B)``.
+    """
+    return torch.addcmul(reward, discount, next_value)
+
+
+def weighted_mse(td_error: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Half the mean squared error.
+
+    Args:
+        td_error: ``(R, B)`` or, for an ensemble, ``(R, E, B)``.
+        weight: Weight of each sample (importance sampling), ``(R, B)``; None weighs all alike.
+
+    Returns:
+        Loss of each replica, ``(R,)``.
+    """
+    return _reduce(td_error.square(), weight) * 0.5
+
+
+def weighted_huber(td_error: Tensor, weight: Tensor | None = None, delta: float = 1.0) -> Tensor:
+    """Mean Huber loss: half the square within ``delta`` of zero, linear with slope ``delta`` outside.
+
+    Arguments and result as of :func:`weighted_mse`.
+    """
+    return _reduce(torch.nn.functional.huber_loss(td_error, torch.zeros_like(td_error), "none", delta), weight)
+
+
+def _reduce(loss: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is not None:
+        loss = loss * (weight if loss.ndim == weight.ndim else weight.unsqueeze(1))
+    mean = loss.mean(-1)
+    return mean if mean.ndim == 1 else mean.sum(1)

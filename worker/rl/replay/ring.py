@@ -1,0 +1,179 @@
+"""Time-major storage of transitions, each observation kept once.
+
+Row ``t`` holds what N environments of R replicas did at one lockstep env step. The observation after it is row ``t + 1``,
+except where an episode ended: there row ``t + 1`` belongs to the next episode and the true final observation lies in a
+side store. Arrays live in host memory, which the system hands out page by page as rows are first written, so a large
+capacity costs nothing until it is used.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+_ROW_ARRAYS = ("obs", "action", "reward", "terminated", "final")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Transitions gathered from a ring, every array with the leading shape of the index they were gathered by."""
+
+    obs: Array
+    action: Array
+    reward: Array
+    terminated: Array
+    next_obs: Array
+    """The observation after the step: at an episode's end its true final one."""
+
+
+class Ring:
+    """The last ``capacity`` env steps of R replicas x N environments.
+
+    Args:
+        replicas, num_envs: R and N.
+        capacity: Env steps kept per environment.
+        obs: Shape and dtype of one observation.
+        action: Shape and dtype of one action.
+    """
+
+    def __init__(
+        self,
+        replicas: int,
+        num_envs: int,
+        capacity: int,
+        obs: tuple[Sequence[int], DTypeLike],
+        action: tuple[Sequence[int], DTypeLike],
+    ) -> None:
+        self.num_envs, self.capacity = num_envs, capacity
+        self.rows = capacity + 1  # the row after the newest step holds the observation to act on next
+        self.head = 0
+        """Row of the step that comes next."""
+        self.size = 0
+        """Env steps held per environment, at most ``capacity``."""
+        lead = (replicas, self.rows, num_envs)
+        self.obs: Array = np.empty((*lead, *obs[0]), obs[1])
+        self.action: Array = np.empty((*lead, *action[0]), action[1])
+        self.reward: Array = np.empty(lead, np.float32)
+        self.terminated: Array = np.empty(lead, np.bool_)
+        self.final: Array = np.empty(lead, np.int64)
+        """-1 within an episode; at its end k, the running number of its final observation."""
+        self.final_obs: Array = np.empty((replicas, 16, *obs[0]), obs[1])
+        """Final observation k of a replica in slot ``k % len``, for every k still held."""
+        self.finals: Array = np.zeros(replicas, np.int64)
+        """Final observations numbered so far, per replica."""
+        self._oldest_final: Array = np.zeros(replicas, np.int64)  # a lower bound of the numbers still held
+
+    def begin(self, obs: Array) -> None:
+        """Start new episodes everywhere from ``obs`` (R, N, …). One in flight ends with its last step, truncated."""
+        if self.size:
+            last = (self.head - 1) % self.rows
+            self._end(last, self.final[:, last] < 0, self.obs[:, self.head])
+        self.obs[:, self.head] = obs
+
+    def add(self, action: Array, reward: Array, terminated: Array, ended: Array, next_obs: Array, obs: Array) -> None:
+        """Append one env step, all (R, N, …).
+
+        Args:
+            action: What was done at the observation given last (to ``begin`` or as ``obs``).
+            reward: Its reward.
+            terminated: Whether it reached a terminal state.
+            ended: Whether the episode ended with it, terminated or truncated.
+            next_obs: The observation it led to.
+            obs: The observation to act on next: the first of the next episode where ``ended``, else ``next_obs``.
+        """
+        row = self.head
+        self.head = (row + 1) % self.rows
+        self.size = min(self.size + 1, self.capacity)
+        self.action[:, row] = action
+        self.reward[:, row] = reward
+        self.terminated[:, row] = terminated
+        self.final[:, row] = -1
+        self.obs[:, self.head] = obs
+        if ended.any():
+            self._end(row, ended, next_obs)
+
+    def gather(self, index: Array) -> Rows:
+        """Transitions of each replica by age: ``index`` (…, R, B) counts ``env step * N + environment`` from the oldest.
+
+        Raises:
+            IndexError: where an index is not below ``size * N``.
+        """
+        if index.size and not 0 <= index.min() <= index.max() < self.size * self.num_envs:
+            raise IndexError(f"index outside the {self.size * self.num_envs} transitions held")
+        step, env = np.divmod(index, self.num_envs)
+        step += self.head - self.size
+        base = np.arange(len(self.finals))[:, None] * self.rows
+        at = (base + step % self.rows) * self.num_envs + env
+        next_at = (base + (step + 1) % self.rows) * self.num_envs + env
+        next_obs = _take(self.obs, next_at)
+        final = _take(self.final, at)
+        ended = np.nonzero(final >= 0)
+        if ended[0].size:
+            next_obs[ended] = self.final_obs[ended[-2], final[ended] % self.final_obs.shape[1]]
+        obs, action, reward, terminated = (_take(getattr(self, name), at) for name in _ROW_ARRAYS[:4])
+        return Rows(obs, action, reward, terminated, next_obs)
+
+    def state(self) -> dict[str, Array]:
+        """Everything held, as views that the next ``add`` changes: rows written so far and the counters."""
+        used = self._used()
+        rows = {name: getattr(self, name)[:, :used] for name in _ROW_ARRAYS}
+        counters = np.array([self.head, self.size], np.int64)
+        return rows | {"final_obs": self.final_obs, "finals": self.finals, "counters": counters}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Take over what ``state`` of a ring of the same shape returned."""
+        self.head, self.size = map(int, state["counters"])
+        for name in _ROW_ARRAYS:
+            getattr(self, name)[:, : self._used()] = state[name]
+        self.final_obs, self.finals = np.array(state["final_obs"]), np.array(state["finals"])
+        self._oldest_final = np.zeros_like(self.finals)
+
+    def select(self, keep: Sequence[int]) -> None:
+        """Keep the replicas ``keep``, in that order; one named twice is copied."""
+        for name in _ROW_ARRAYS:
+            old: Array = getattr(self, name)
+            new = np.empty((len(keep), *old.shape[1:]), old.dtype)
+            new[:, : self._used()] = old[keep, : self._used()]
+            setattr(self, name, new)
+        self.final_obs, self.finals = self.final_obs[keep], self.finals[keep]
+        self._oldest_final = self._oldest_final[keep]
+
+    def _used(self) -> int:
+        """Rows ever written, that of the observation to act on next among them."""
+        return self.rows if self.size == self.capacity else self.head + 1
+
+    def _end(self, row: int, ended: Array, next_obs: Array) -> None:
+        """Number the final observations of the episodes that ``ended`` (R, N) at ``row`` and keep them aside."""
+        replica, env = np.nonzero(ended)
+        if not replica.size:
+            return
+        number = self.finals[replica] + (ended.cumsum(1) - 1)[replica, env]
+        self.finals += ended.sum(1)
+        self.final[replica, row, env] = number
+        self._reserve()
+        self.final_obs[replica, number % self.final_obs.shape[1]] = next_obs[replica, env]
+
+    def _reserve(self) -> None:
+        """Grow the store of final observations while those held by steps of the ring would fill over half of it."""
+        slots = self.final_obs.shape[1]
+        if (self.finals - self._oldest_final <= slots).all():
+            return
+        held = (self.head - 1 - np.arange(self.size)) % self.rows
+        numbers = self.final[:, held].reshape(len(self.finals), -1)
+        self._oldest_final = np.where(numbers < 0, self.finals[:, None], numbers).min(1)
+        needed = int((self.finals - self._oldest_final).max())
+        if 2 * needed <= slots:
+            return
+        grown = np.empty((len(self.finals), 2 * needed, *self.final_obs.shape[2:]), self.final_obs.dtype)
+        for replica, (oldest, newest) in enumerate(zip(self._oldest_final, self.finals, strict=True)):
+            kept = np.arange(oldest, newest)
+            grown[replica, kept % grown.shape[1]] = self.final_obs[replica, kept % slots]
+        self.final_obs = grown
+
+
+def _take(array: Array, flat: Array) -> Array:
+    """Elements of ``array`` (R, rows, N, …) by their position in the first three axes taken as one."""
+    return array.reshape(-1, *array.shape[3:]).take(flat, axis=0)

@@ -1,0 +1,48 @@
+"""Uniform experience replay (Lin 1992; Mnih et al. 2015)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worker.rl.noise import Noise
+from worker.rl.replay.ring import Array, Ring
+from worker.rl.types import Transition
+
+
+class Uniform:
+    """Draws past transitions of each replica with equal probability, with replacement.
+
+    Args:
+        ring: Where the transitions lie.
+        gamma: Discount per env step.
+        device: Where batches go.
+    """
+
+    def __init__(self, ring: Ring, gamma: float, device: torch.device) -> None:
+        self.ring, self.gamma, self.device = ring, np.float32(gamma), device
+
+    def __len__(self) -> int:
+        """Transitions held per replica."""
+        return self.ring.size * self.ring.num_envs
+
+    def sample(self, noise: Noise, batches: int, batch_size: int) -> list[Transition]:
+        """Draw ``batches`` batches (R, B, …) at once; the draws are those of as many single calls."""
+        index = noise.integers("replay", len(self), batches, batch_size)
+        rows = self.ring.gather(index.movedim(0, 1).cpu().numpy())
+        discount = np.where(rows.terminated, np.float32(0), self.gamma)
+        fields = (rows.obs, rows.action, rows.reward, discount, rows.next_obs)
+        return [Transition(*batch) for batch in zip(*map(self._batches, fields), strict=True)]
+
+    def state(self) -> dict[str, Array]:
+        return self.ring.state()
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        self.ring.load(state)
+
+    def select(self, keep: Sequence[int]) -> None:
+        self.ring.select(keep)
+
+    def _batches(self, array: Array) -> tuple[Tensor, ...]:
+        return torch.from_numpy(array).to(self.device).unbind(0)
