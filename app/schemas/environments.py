@@ -14,7 +14,10 @@ from app.schemas.base import Schema
 
 
 class BoxSpace(Schema):
-    """A bounded or unbounded box. ``low`` and ``high`` are flat, row-major; None stands for an infinite bound."""
+    """A bounded or unbounded box. ``low`` and ``high`` are flat, row-major; None stands for an infinite bound.
+
+    An image whose bounds are the same everywhere has one number each.
+    """
 
     type: Literal["box"] = "box"
     shape: tuple[int, ...]

@@ -1,0 +1,94 @@
+"""The one base of all agents: it saves, loads and selects named attributes, and says what an agent answers to."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from app.schemas.bundle import Distribution
+from worker.rl.noise import Noise
+from worker.rl.types import Act, Update
+
+Value = Tensor | int | float
+
+
+class Agent(ABC):
+    """Acts and learns for R replicas at a time.
+
+    Built by its module's ``build(config, env_spec, seeds, device, total_env_steps, num_envs)``. Everything that decides
+    the next update is named in ``saved``: tensors with axis 0 the replica, host numbers shared by the pack, and objects
+    with ``state``, ``load`` and ``select``.
+    """
+
+    saved: ClassVar[tuple[str, ...]]
+    driver: ClassVar[str]
+    """Module of ``worker.rl.drivers`` whose ``run`` executes the agent."""
+    distribution: Distribution
+    epsilon: float = 0.0
+    """Share of random actions when an epsilon-greedy policy is served."""
+
+    @abstractmethod
+    def act(self, obs: Tensor, noise: Noise, *, explore: bool) -> Act:
+        """Actions for obs (R, N, …). Without ``explore``: the most likely ones, as in evaluation."""
+
+    @abstractmethod
+    def update(self, batch: Any, noise: Noise) -> Update:
+        """Learn from what the agent's driver collects: a ``Rollout`` or a ``Transition``."""
+
+    @abstractmethod
+    def policy(self, replica: int) -> nn.Module:
+        """What is exported: obs (B, …) -> distribution parameters, with the normaliser inside and R squeezed.
+
+        ``logits``, ``(mean, log_std)`` or ``q_values`` by ``distribution``. A copy: later updates don't change it.
+        """
+
+    @abstractmethod
+    def finite(self) -> Tensor:
+        """Whether all weights of a replica are finite, (R,) bool."""
+
+    def state(self) -> dict[str, Value]:
+        """Everything in ``saved`` as one flat dict. The tensors are the live ones: copy before the next update."""
+        flat: dict[str, Value] = {}
+        for name in self.saved:
+            value = getattr(self, name)
+            if isinstance(value, Value):
+                flat[name] = value
+            elif value is not None:
+                flat |= {f"{name}/{key}": item for key, item in value.state().items()}
+        return flat
+
+    def load(self, state: Mapping[str, Value]) -> None:
+        """Inverse of :meth:`state`; the agent must have been built from the same spec."""
+        for name in self.saved:
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                given = state[name]
+                assert isinstance(given, Tensor)
+                value.copy_(given)
+            elif isinstance(value, Value):
+                setattr(self, name, state[name])
+            elif value is not None:
+                prefix = f"{name}/"
+                value.load({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    def select(self, keep: Sequence[int]) -> None:
+        """Keep (or repeat) these replicas, in this order."""
+        for name in self.saved:
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                setattr(self, name, value[list(keep)])
+            elif value is not None and not isinstance(value, Value):
+                value.select(keep)
+
+
+def replica_of(module: nn.Module, rows: slice) -> nn.Module:
+    """A copy of a stacked module with only these rows of every parameter (rows = replicas x members)."""
+    copied = deepcopy(module)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.data = parameter.data[rows].clone()
+            parameter.requires_grad_(False)
+    return copied

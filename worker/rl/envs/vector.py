@@ -1,0 +1,146 @@
+"""What drivers see of environments, and the backend that fits every gymnasium environment."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium
+import numpy as np
+
+from app.schemas.environments import BoxSpace, DiscreteSpace
+from worker.rl.envs.spaces import EnvSpec
+from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
+from worker.rl.noise import derive_seed
+
+
+class Step(NamedTuple):
+    """One real transition of every copy, (R, N, …) each. Arrays may be overwritten by the next call: copy what you keep.
+
+    ``next_obs`` is the true outcome of the step, final observations included; ``obs`` is what to act on next, which
+    differs from it where an episode ended and the next one began.
+    """
+
+    obs: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    next_obs: np.ndarray
+
+
+class VectorEnv(Protocol):
+    """N copies of an environment for each of R replicas, in lockstep."""
+
+    spec: EnvSpec
+    num_envs: int
+
+    def reset(self, cut: int) -> np.ndarray:
+        """Begin new episodes everywhere, seeded by (run seed, cut, index): obs (R, N, *obs).
+
+        What happened before a reset has no influence on what comes after it.
+        """
+
+    def step(self, action: np.ndarray) -> Step:
+        """Take actions (R, N, …) in the environment's units: integers from 0, or box values, which are clipped."""
+
+    def select(self, keep: Sequence[int]) -> None:
+        """Keep these replicas, in this order; the next call must be ``reset``."""
+
+    def close(self) -> None: ...
+
+
+def env_seeds(seed: int, purpose: str, cut: int, count: int) -> list[int]:
+    """Seeds of one replica's copies after a cut. ``purpose`` tells training from evaluation."""
+    return [derive_seed(seed, "env", purpose, cut, i) % 2**31 for i in range(count)]
+
+
+def make_one(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+    """One environment.
+
+    Raises:
+        EnvironmentFailure: when it can't be made.
+    """
+    try:
+        return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+    except Exception as error:
+        raise EnvironmentFailure(f"{env_id} cannot be made: {type(error).__name__}: {error}") from error
+
+
+class LoopVectorEnv:
+    """Any gymnasium environment, one Python object per copy."""
+
+    def __init__(
+        self, env_id: str, kwargs: dict[str, Any], seeds: Sequence[int], num_envs: int, *, purpose: str = "train"
+    ) -> None:
+        self.num_envs = num_envs
+        self._id, self._purpose = env_id, purpose
+        self._seeds = list(seeds)
+        self._envs: list[gymnasium.Env] = []
+        for _ in range(len(self._seeds) * num_envs):
+            self._envs.append(make_one(env_id, kwargs))
+        try:
+            self.spec = EnvSpec.of(env_id, self._envs[0].observation_space, self._envs[0].action_space)
+        except UnsupportedSpace:
+            self.close()
+            raise
+        space = self.spec.action_space
+        self._start = space.start if isinstance(space, DiscreteSpace) else None
+        self._low, self._high = (
+            (self.spec.action_low.numpy(), self.spec.action_high.numpy())
+            if isinstance(space, BoxSpace)
+            else (None, None)
+        )
+        self._allocate()
+
+    def reset(self, cut: int) -> np.ndarray:
+        seeds = [s for seed in self._seeds for s in env_seeds(seed, self._purpose, cut, self.num_envs)]
+        for i, env in enumerate(self._envs):
+            try:
+                # Spaces draw too when an environment samples from them.
+                env.action_space.seed(seeds[i])
+                self._obs[i] = env.reset(seed=seeds[i])[0]
+            except Exception as error:
+                raise self._failure("reset", error) from error
+        return self._shaped(self._obs)
+
+    def step(self, action: np.ndarray) -> Step:
+        flat = action.reshape(len(self._envs), *action.shape[2:])
+        if self._low is not None:
+            flat = np.clip(flat, self._low, self._high)
+        for i, env in enumerate(self._envs):
+            try:
+                self._step_one(i, env, flat[i] if self._start is None else flat[i] + self._start)
+            except Exception as error:
+                raise self._failure("step", error) from error
+        return Step(*map(self._shaped, (self._obs, self._reward, self._terminated, self._truncated, self._next_obs)))
+
+    def select(self, keep: Sequence[int]) -> None:
+        kept = [self._envs[r * self.num_envs + i] for r in keep for i in range(self.num_envs)]
+        for env in self._envs:
+            if not any(env is other for other in kept):
+                env.close()
+        self._envs = kept
+        self._seeds = [self._seeds[r] for r in keep]
+        self._allocate()
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+    def _step_one(self, i: int, env: gymnasium.Env, action: Any) -> None:
+        obs, reward, terminated, truncated, _ = env.step(action)
+        self._next_obs[i] = obs
+        self._reward[i] = reward
+        self._terminated[i], self._truncated[i] = terminated, truncated
+        self._obs[i] = env.reset()[0] if terminated or truncated else obs
+
+    def _allocate(self) -> None:
+        count, shape = len(self._envs), self.spec.observation_shape
+        dtype = np.uint8 if self.spec.image else np.float32
+        self._obs, self._next_obs = np.zeros((count, *shape), dtype), np.zeros((count, *shape), dtype)
+        self._reward = np.zeros(count, np.float32)
+        self._terminated, self._truncated = np.zeros(count, bool), np.zeros(count, bool)
+
+    def _shaped(self, array: np.ndarray) -> np.ndarray:
+        return array.reshape(len(self._seeds), self.num_envs, *array.shape[1:])
+
+    def _failure(self, doing: str, error: Exception) -> EnvironmentFailure:
+        return EnvironmentFailure(f"{self._id} raised in {doing}: {type(error).__name__}: {error}")

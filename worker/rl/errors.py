@@ -1,0 +1,56 @@
+"""What can go wrong in training, in words for the user.
+
+TrainingError
+├── EnvironmentFailure    the user's environment raised, or could not be made
+├── UnsupportedSpace      observations or actions that no agent here takes
+├── CorruptState          a stored resume state that fails its checksum
+├── ParityError           an exported policy that answers differently from the trained one
+└── Diverged              losses or weights of a run are no longer finite
+"""
+
+from typing import ClassVar
+
+
+class TrainingError(Exception):
+    """A failure with a stable ``code`` and a message a user can act on.
+
+    ``retryable`` tells the supervisor whether another attempt may succeed.
+    """
+
+    code: ClassVar[str] = "training_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class EnvironmentFailure(TrainingError):
+    """The environment raised an exception, or answered with something that is not a transition."""
+
+    code = "environment_error"
+
+
+class UnsupportedSpace(TrainingError):
+    """The environment's observation or action space fits no agent."""
+
+    code = "unsupported_space"
+
+
+class CorruptState(TrainingError):
+    """A resume state is incomplete or fails its checksum."""
+
+    code = "corrupt_state"
+    retryable = True
+
+
+class ParityError(TrainingError):
+    """The exported graph differs from the trained network by more than the tolerance."""
+
+    code = "parity"
+
+
+class Diverged(TrainingError):
+    """A loss or a weight became infinite or NaN."""
+
+    code = "diverged"

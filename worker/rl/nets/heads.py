@@ -1,0 +1,129 @@
+"""Whole networks: a torso for the observations and a head for what the algorithm asks.
+
+Images pass through the convolutional torso, whose 512 features feed the heads directly; vectors pass through the hidden
+layers. Inputs and outputs have axes (R, B, …), ensembles (R, E, B, …).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from worker.rl.nets.layers import Init, Linear, fan_in_linear
+from worker.rl.nets.torsos import MLP, NatureCNN, fan_in_mlp, orthogonal_mlp
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value function as the two members of one ensemble, so that one batched matmul serves both.
+
+    The last layer is as wide as the wider of the two; the weights in excess start at zero and never get a gradient.
+
+    Args:
+        outputs: numbers the policy is made of: logits, or the means of a Gaussian.
+        log_std_init: for a Gaussian, the initial state-independent log standard deviation; None = no such parameter.
+    """
+
+    def __init__(
+        self,
+        init: Init,
+        observation_shape: Sequence[int],
+        outputs: int,
+        hidden: Sequence[int],
+        activation: str,
+        log_std_init: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.outputs = outputs
+        image = len(observation_shape) == 3
+        self.torso = NatureCNN(init, observation_shape) if image else None
+        features = NatureCNN.features if image else observation_shape[0]
+        sizes: Sequence[int] = () if image else hidden
+        last = sizes[-1] if sizes else features
+        self.towers = orthogonal_mlp(init, 2, features, sizes, _policy_and_value(init, last, outputs), activation)
+        self.log_std = (
+            None if log_std_init is None else nn.Parameter(torch.full((init.replicas, 1, outputs), log_std_init))
+        )
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Policy outputs (R, B, outputs) and values (R, B)."""
+        x = obs if self.torso is None else self.torso(obs)
+        out = self.towers(_for_members(x, 2)).unflatten(0, (-1, 2))
+        return out[:, 0, :, : self.outputs], out[:, 1, :, 0]
+
+
+def _policy_and_value(init: Init, features: int, outputs: int) -> Linear:
+    weight = torch.zeros(init.replicas, 2, features, max(outputs, 1))
+    weight[:, 0, :, :outputs] = init.orthogonal(1, features, outputs, 0.01)
+    weight[:, 1, :, :1] = init.orthogonal(1, features, 1, 1.0)
+    return Linear(weight.flatten(0, 1))
+
+
+class QNetwork(nn.Module):
+    """Action values of a discrete action space: obs (R, B, …) -> (R, B, actions)."""
+
+    def __init__(
+        self, init: Init, observation_shape: Sequence[int], actions: int, hidden: Sequence[int], activation: str
+    ) -> None:
+        super().__init__()
+        image = len(observation_shape) == 3
+        self.torso = NatureCNN(init, observation_shape) if image else None
+        if image:
+            self.mlp = MLP([fan_in_linear(init, 1, NatureCNN.features, actions)], activation, activate_last=False)
+        else:
+            self.mlp = fan_in_mlp(init, 1, (observation_shape[0], *hidden, actions), activation)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        q: Tensor = self.mlp(obs if self.torso is None else self.torso(obs))
+        return q
+
+
+class SquashedGaussian(nn.Module):
+    """Mean and log standard deviation of a Gaussian that tanh squashes: obs -> two of (R, B, dims)."""
+
+    LOG_STD_RANGE = (-20.0, 2.0)
+
+    def __init__(
+        self, init: Init, observation_shape: Sequence[int], dims: int, hidden: Sequence[int], activation: str
+    ) -> None:
+        super().__init__()
+        image = len(observation_shape) == 3
+        self.torso = NatureCNN(init, observation_shape) if image else None
+        features = NatureCNN.features if image else observation_shape[0]
+        self.mlp = fan_in_mlp(init, 1, (features, *(() if image else hidden), 2 * dims), activation)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.mlp(obs if self.torso is None else self.torso(obs))
+        mean, log_std = out.chunk(2, -1)
+        return mean, log_std.clamp(*self.LOG_STD_RANGE)
+
+
+class Critics(nn.Module):
+    """An ensemble of Q(obs, action): (R, B, …) and (R, B, dims) -> (R, E, B)."""
+
+    def __init__(
+        self,
+        init: Init,
+        observation_shape: Sequence[int],
+        dims: int,
+        hidden: Sequence[int],
+        activation: str,
+        members: int = 2,
+    ) -> None:
+        super().__init__()
+        self.members = members
+        image = len(observation_shape) == 3
+        self.torso = NatureCNN(init, observation_shape) if image else None
+        features = NatureCNN.features if image else math.prod(observation_shape)
+        self.mlp = fan_in_mlp(init, members, (features + dims, *hidden, 1), activation)
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        x = obs if self.torso is None else self.torso(obs)
+        x = _for_members(torch.cat((x, action), -1), self.members)
+        q: Tensor = self.mlp(x).squeeze(-1).unflatten(0, (-1, self.members))
+        return q
+
+
+def _for_members(x: Tensor, members: int) -> Tensor:
+    """The same input for every member: (R, B, F) -> (R * E, B, F)."""
+    return x.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)

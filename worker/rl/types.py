@@ -1,0 +1,53 @@
+"""The values that pass between environments, agents and drivers. Axis 0 is always the replica."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Act(NamedTuple):
+    """What an agent answers to observations.
+
+    ``action`` is in the environment's units and is stored as it is: (R, N) integers counted from 0 for discrete actions,
+    (R, N, dims) otherwise; the environment adapter clips to a box and adds a discrete ``start``. ``extras`` are stored
+    with the transition (log-probability, value, …), each (R, N, …). ``state`` is what a recurrent agent carries on.
+    """
+
+    action: Tensor
+    extras: dict[str, Tensor]
+    state: Tensor | None = None
+
+
+class Transition(NamedTuple):
+    """A batch of transitions, (R, B, …) each. ``discount`` is ``gamma ** n``, zero if and only if terminated."""
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_obs: Tensor
+    weight: Tensor | None = None
+    """Importance weights (R, B) of a prioritized sample."""
+
+
+class Rollout(NamedTuple):
+    """What an on-policy agent learns from: time-major inside a replica, (R, T, N, …) each.
+
+    Two masks: ``terminated`` removes the bootstrap, ``episode_end`` (terminated, truncated or cut) stops traces.
+    ``next_value`` is the value of the *true* next observation, that is of the final one where an episode was truncated.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    episode_end: Tensor
+    next_value: Tensor
+    extras: dict[str, Tensor]
+
+
+class Update(NamedTuple):
+    """What an update reports: ``metrics`` (R,) each, on the device; ``priority`` (R, B) for a prioritized replay."""
+
+    metrics: dict[str, Tensor]
+    priority: Tensor | None = None
