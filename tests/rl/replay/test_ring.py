@@ -1,6 +1,7 @@
 """The ring against a plain list of transitions, over random patterns of episode ends."""
 
 import os
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_goes_on_from_a_saved_state(steps: int) -> None:
     sim = simulation(10, 2, 0.3)
     sim.begin()
     sim.steps(steps)
-    state = {name: array.copy() for name, array in sim.ring.state().items()}
+    state = deepcopy(sim.ring.state())
     other = simulation(10, 2, 0.3, seed=1)
     other.ring.load(state)
     other.expected, other.number = list(sim.expected), sim.number

@@ -1,7 +1,7 @@
 """Time-major storage of transitions, each observation kept once.
 
-Row ``t`` holds what N environments of R replicas did at one lockstep env step. The observation after it is row ``t + 1``,
-except where an episode ended: there row ``t + 1`` belongs to the next episode and the true final observation lies in a
+Row ``t`` holds what N environments of R replicas did at one lockstep env step. The observation after it is row ``t + 1``
+save where an episode ended: there row ``t + 1`` belongs to the next episode and the true final observation lies in a
 side store. Arrays live in host memory, which the system hands out page by page as rows are first written, so a large
 capacity costs nothing until it is used.
 """
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
 
 Array = NDArray[Any]
 _ROW_ARRAYS = ("obs", "action", "reward", "terminated", "final")
@@ -96,7 +98,7 @@ class Ring:
             self._end(row, ended, next_obs)
 
     def gather(self, index: Array) -> Rows:
-        """Transitions of each replica by age: ``index`` (…, R, B) counts ``env step * N + environment`` from the oldest.
+        """Transitions of each replica by age: ``index`` (…, R, B) is ``env step * N + environment``, 0 the oldest.
 
         Raises:
             IndexError: where an index is not below ``size * N``.
@@ -116,19 +118,18 @@ class Ring:
         obs, action, reward, terminated = (_take(getattr(self, name), at) for name in _ROW_ARRAYS[:4])
         return Rows(obs, action, reward, terminated, next_obs)
 
-    def state(self) -> dict[str, Array]:
-        """Everything held, as views that the next ``add`` changes: rows written so far and the counters."""
-        used = self._used()
-        rows = {name: getattr(self, name)[:, :used] for name in _ROW_ARRAYS}
-        counters = np.array([self.head, self.size], np.int64)
-        return rows | {"final_obs": self.final_obs, "finals": self.finals, "counters": counters}
+    def state(self) -> dict[str, Tensor | int]:
+        """The rows written so far and the counters. The tensors are the live ones: copy before the next ``add``."""
+        rows = {name: getattr(self, name)[:, : self._used()] for name in _ROW_ARRAYS}
+        arrays = rows | {"final_obs": self.final_obs, "finals": self.finals}
+        return {"head": self.head, "size": self.size} | {name: torch.from_numpy(a) for name, a in arrays.items()}
 
-    def load(self, state: Mapping[str, Array]) -> None:
-        """Take over what ``state`` of a ring of the same shape returned."""
-        self.head, self.size = map(int, state["counters"])
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state`, for a ring of the same shape."""
+        self.head, self.size = state["head"], state["size"]
         for name in _ROW_ARRAYS:
-            getattr(self, name)[:, : self._used()] = state[name]
-        self.final_obs, self.finals = np.array(state["final_obs"]), np.array(state["finals"])
+            getattr(self, name)[:, : self._used()] = state[name].numpy()
+        self.final_obs, self.finals = state["final_obs"].numpy().copy(), state["finals"].numpy().copy()
         self._oldest_final = np.zeros_like(self.finals)
 
     def select(self, keep: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """Uniform experience replay (Lin 1992; Mnih et al. 2015)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,10 +36,10 @@ class Uniform:
         fields = (rows.obs, rows.action, rows.reward, discount, rows.next_obs)
         return [Transition(*batch) for batch in zip(*map(self._batches, fields), strict=True)]
 
-    def state(self) -> dict[str, Array]:
+    def state(self) -> dict[str, Tensor | int]:
         return self.ring.state()
 
-    def load(self, state: Mapping[str, Array]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         self.ring.load(state)
 
     def select(self, keep: Sequence[int]) -> None:
