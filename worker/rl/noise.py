@@ -1,8 +1,8 @@
 """Randomness as an input: named streams of numbers, one per replica, whose state is one integer.
 
 A stream is cut into blocks of fixed size; block ``b`` of stream ``s`` of a run comes from a generator seeded by
-(run seed, s, b). So the numbers a run sees depend neither on its neighbours in the pack nor on how many are asked for at
-a time, and a position in the stream is all there is to save. Replicas run in lockstep and share the positions.
+(run seed, s, b). So the numbers a run sees depend neither on its neighbours in the pack nor on how many are asked for
+at a time, and a position in the stream is all there is to save. Replicas run in lockstep and share the positions.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def _bits(out: Tensor, generator: torch.Generator) -> None:
 
 
 class Noise:
-    """Named random streams of the runs with these ``seeds``. What is returned is (R, *shape) and must not be written to.
+    """Named random streams of the runs with these ``seeds``. Results are (R, *shape) and must not be written to.
 
     A stream is told apart by its name *and* its distribution; draw from it in the same order to get the same numbers.
     """
@@ -74,9 +74,8 @@ class Noise:
         key = f"permutation/{stream}"
         index = self._positions.get(key, 0)
         self._positions[key] = index + 1
-        return torch.stack(
-            [torch.randperm(n, generator=self._seeded(s, key, index), device=self.device) for s in self.seeds]
-        )
+        generators = (self._seeded(seed, key, index) for seed in self.seeds)
+        return torch.stack([torch.randperm(n, generator=g, device=self.device) for g in generators])
 
     def state(self) -> dict[str, int]:
         """Numbers consumed per stream."""

@@ -24,9 +24,7 @@ class Parameters:
         for module in modules:
             for parameter in module.parameters():
                 if parameter.shape[0] % replicas:
-                    raise ValueError(
-                        f"a parameter of shape {tuple(parameter.shape)} is not stacked over {replicas} replicas"
-                    )
+                    raise ValueError(f"{tuple(parameter.shape)} is no parameter stacked over {replicas} replicas")
                 groups.setdefault(parameter.shape[0], []).append(parameter)
         self._groups = list(groups.values())
         self.tensors: list[Tensor] = [parameter for group in self._groups for parameter in group]
@@ -67,7 +65,7 @@ class Parameters:
             start = 0
             for parameter in group:
                 size = parameter[0].numel()
-                parameter.data = rows[:, start : start + size].unflatten(1, parameter.shape[1:])
+                parameter.data = rows[:, start : start + size].view(-1, *parameter.shape[1:])
                 start += size
 
 

@@ -16,7 +16,7 @@ Order = Literal["cancel", "pause", "kill", "preempt"]
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All that decides how training goes on. Axis 0 of every tensor is the replica; ``meta`` is JSON, shared by the pack."""
+    """All that decides how training goes on. Axis 0 of tensors is the replica; ``meta`` is JSON shared by all."""
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]

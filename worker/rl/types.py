@@ -8,7 +8,7 @@ from torch import Tensor
 class Act(NamedTuple):
     """What an agent answers to observations.
 
-    ``action`` is in the environment's units and is stored as it is: (R, N) integers counted from 0 for discrete actions,
+    ``action`` is in the environment's units and is stored as it is: (R, N) integers from 0 for discrete actions,
     (R, N, dims) otherwise; the environment adapter clips to a box and adds a discrete ``start``. ``extras`` are stored
     with the transition (log-probability, value, …), each (R, N, …). ``state`` is what a recurrent agent carries on.
     """

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,7 +16,7 @@ from worker.rl.errors import UnsupportedSpace
 ActionSpace = DiscreteSpace | MultiDiscreteSpace | BoxSpace
 
 
-def describe(space: gymnasium.Space) -> BoxSpace | DiscreteSpace | MultiDiscreteSpace | OtherSpace:
+def describe(space: gymnasium.Space[Any]) -> BoxSpace | DiscreteSpace | MultiDiscreteSpace | OtherSpace:
     """A gymnasium space as data."""
     if isinstance(space, gymnasium.spaces.Box):
         return BoxSpace(shape=space.shape, dtype=space.dtype.name, low=_bounds(space.low), high=_bounds(space.high))
@@ -47,20 +48,20 @@ class EnvSpec:
     action_space: ActionSpace
 
     @classmethod
-    def of(cls, env_id: str, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> "EnvSpec":
+    def of(cls, env_id: str, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> "EnvSpec":
         """From gymnasium's spaces."""
         observed, acted = describe(observation_space), describe(action_space)
         if not isinstance(observed, BoxSpace) or kind(observed) not in ("vector", "image"):
             raise UnsupportedSpace(
-                f"{env_id}: observations are {_words(observation_space)}; vectors (Box of one axis) and images (uint8 Box "
-                "of three axes) can be trained on"
+                f"{env_id}: observations are {_words(observation_space)}; vectors (Box of one axis) and images "
+                "(uint8 Box of three axes) can be trained on"
             )
         if kind(observed) == "vector" and math.prod(observed.shape) == 0:
             raise UnsupportedSpace(f"{env_id}: observations are empty")
         if isinstance(acted, OtherSpace) or kind(acted) not in ("discrete", "multi_discrete", "vector"):
             raise UnsupportedSpace(
-                f"{env_id}: actions are {_words(action_space)}; Discrete, MultiDiscrete (one axis, from 0) and Box (one axis) "
-                "can be trained on"
+                f"{env_id}: actions are {_words(action_space)}; Discrete, MultiDiscrete (one axis, from 0) and Box "
+                "(one axis) can be trained on"
             )
         if isinstance(acted, BoxSpace) and (None in acted.low or None in acted.high):
             raise UnsupportedSpace(f"{env_id}: actions are a box without finite bounds")
@@ -120,7 +121,7 @@ class EnvSpec:
         return torch.tensor(getattr(self.action_space, side), dtype=torch.float32).expand(self.action_space.shape)
 
 
-def _words(space: gymnasium.Space) -> str:
+def _words(space: gymnasium.Space[Any]) -> str:
     if isinstance(space, gymnasium.spaces.Box):
         return f"a Box of shape {space.shape} and type {space.dtype}"
     return f"a {type(space).__name__}"

@@ -13,7 +13,7 @@ from worker.rl.noise import derive_seed
 
 
 class Step(NamedTuple):
-    """One real transition of every copy, (R, N, …) each. Arrays may be overwritten by the next call: copy what you keep.
+    """One real transition of every copy, (R, N, …) each. The next call may overwrite the arrays: copy what you keep.
 
     ``next_obs`` is the true outcome of the step, final observations included; ``obs`` is what to act on next, which
     differs from it where an episode ended and the next one began.
@@ -83,10 +83,8 @@ class LoopVectorEnv:
             raise
         space = self.spec.action_space
         self._start = space.start if isinstance(space, DiscreteSpace) else None
-        self._low, self._high = (
-            (self.spec.action_low.numpy(), self.spec.action_high.numpy())
-            if isinstance(space, BoxSpace)
-            else (None, None)
+        self._box = (
+            (self.spec.action_low.numpy(), self.spec.action_high.numpy()) if isinstance(space, BoxSpace) else None
         )
         self._allocate()
 
@@ -103,8 +101,8 @@ class LoopVectorEnv:
 
     def step(self, action: np.ndarray) -> Step:
         flat = action.reshape(len(self._envs), *action.shape[2:])
-        if self._low is not None:
-            flat = np.clip(flat, self._low, self._high)
+        if self._box is not None:
+            flat = flat.clip(*self._box)
         for i, env in enumerate(self._envs):
             try:
                 self._step_one(i, env, flat[i] if self._start is None else flat[i] + self._start)

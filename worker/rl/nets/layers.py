@@ -44,8 +44,8 @@ class Init:
 def _orthogonal(rows: int, columns: int, gain: float, generator: torch.Generator) -> Tensor:
     tall = torch.empty(max(rows, columns), min(rows, columns)).normal_(generator=generator)
     q, r = torch.linalg.qr(tall)
-    q = q * r.diagonal().sign()
-    return gain * (q if rows >= columns else q.T)
+    scaled: Tensor = q * (gain * r.diagonal().sign())
+    return scaled if rows >= columns else scaled.T
 
 
 class Linear(nn.Module):
@@ -65,11 +65,9 @@ class Linear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-def orthogonal_linear(
-    init: Init, members: int, in_features: int, out_features: int, gain: float = math.sqrt(2)
-) -> Linear:
-    """Orthogonal weights, zero bias: the habit of policy-gradient methods."""
-    return Linear(init.orthogonal(members, in_features, out_features, gain))
+def orthogonal_linear(init: Init, members: int, in_features: int, out_features: int) -> Linear:
+    """Orthogonal weights of gain sqrt 2, zero bias: the habit of policy-gradient methods."""
+    return Linear(init.orthogonal(members, in_features, out_features, math.sqrt(2)))
 
 
 def fan_in_linear(init: Init, members: int, in_features: int, out_features: int) -> Linear:
@@ -89,7 +87,7 @@ class Conv2d(nn.Module):
     def __init__(self, init: Init, members: int, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
         super().__init__()
         flat = init.orthogonal(members, out_channels, in_channels * kernel * kernel, math.sqrt(2))
-        self.weight = nn.Parameter(flat.unflatten(2, (in_channels, kernel, kernel)).contiguous())
+        self.weight = nn.Parameter(flat.reshape(*flat.shape[:2], in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(flat.shape[0], out_channels))
         self.stride = stride
 

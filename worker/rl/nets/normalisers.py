@@ -34,7 +34,7 @@ class RunningNorm:
         self._cast()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(R, B, *shape) shifted and scaled, clipped to ± 10. The identity (but for the clip) before the first update."""
+        """(R, B, *shape) shifted and scaled, clipped to ± 10. Before the first update only clipped."""
         return ((x - self.shift) * self.scale).clamp(-CLIP, CLIP)
 
     def rescale(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Torsos: observations to features, with stacked weights."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -35,13 +36,13 @@ def orthogonal_mlp(
 ) -> MLP:
     """Orthogonal hidden layers (gain sqrt 2) and the given last layer."""
     sizes = [in_features, *hidden]
-    layers = [orthogonal_linear(init, members, a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    layers = [orthogonal_linear(init, members, a, b) for a, b in pairwise(sizes)]
     return MLP([*layers, head], activation, activate_last=False)
 
 
 def fan_in_mlp(init: Init, members: int, sizes: Sequence[int], activation: str) -> MLP:
     """Layers of these sizes, input and output included, initialised like ``torch.nn.Linear``."""
-    layers = [fan_in_linear(init, members, a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    layers = [fan_in_linear(init, members, a, b) for a, b in pairwise(sizes)]
     return MLP(layers, activation, activate_last=False)
 
 
