@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -120,7 +121,9 @@ def _environment(environment: EnvironmentSpec) -> EnvironmentEntry:
     if environment.id not in known:
         near = closest(environment.id, sorted(known, key=_version))
         hint = f": did you mean {near}?" if near else "; GET /v1/environments lists those there are"
-        raise SpecError([FieldError("/environment/id", f"unknown environment {environment.id!r}{hint}", suggestion=near)])
+        raise SpecError(
+            [FieldError("/environment/id", f"unknown environment {environment.id!r}{hint}", suggestion=near)]
+        )
     return known[environment.id]
 
 
@@ -151,9 +154,14 @@ def _kwargs_errors(environment: EnvironmentSpec, entry: EnvironmentEntry) -> lis
             continue
         allowed = properties[name].get("type", [])
         names = [allowed] if isinstance(allowed, str) else allowed
-        fits = [t for t in names if isinstance(value, _JSON_TYPES[t]) and not (isinstance(value, bool) and t != "boolean")]
+        fits = [
+            t for t in names if isinstance(value, _JSON_TYPES[t]) and not (isinstance(value, bool) and t != "boolean")
+        ]
         if names and not fits:
             errors.append(FieldError(pointer, f"must be {' or '.join(names)}, not {json.dumps(value)[:80]}"))
+        low, high = properties[name].get("minimum", -math.inf), properties[name].get("maximum", math.inf)
+        if fits and isinstance(value, int | float) and not low <= value <= high:
+            errors.append(FieldError(pointer, f"must lie between {low} and {high}"))
         choices = properties[name].get("enum")
         if fits and choices is not None and value not in choices:
             errors.append(FieldError(pointer, "is not one of the values allowed", allowed=tuple(map(str, choices))))
@@ -206,7 +214,12 @@ def _size_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldErr
     if not rows:
         rows, pointer = num_envs * getattr(algorithm, "num_steps", 1), "/environment/num_envs"
     if 2 * rows * width > MAX_MEMORY_BYTES:
-        return [FieldError(pointer, f"would need {2 * rows * width / 2**30:.0f} GiB of observations for one run; 64 GiB are allowed")]
+        return [
+            FieldError(
+                pointer,
+                f"would need {2 * rows * width / 2**30:.0f} GiB of observations for one run; 64 GiB are allowed",
+            )
+        ]
     batch = num_envs * getattr(algorithm, "num_steps", 0)
     minibatches = getattr(algorithm, "num_minibatches", 1)
     if batch and batch % minibatches:
