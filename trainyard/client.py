@@ -1,0 +1,212 @@
+"""A small synchronous client of the HTTP API.
+
+TrainyardError          what this module raises
+├── ServiceUnreachable  no answer: nothing listens, or the connection broke
+└── Problem             the service refused, and says why (RFC 9457)
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from trainyard.policy import RemotePolicy
+from trainyard.sse import Event, parse
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+"""States that a run or an experiment never leaves."""
+RECONNECT_SECONDS = 0.5
+
+Json = dict[str, Any]
+
+
+class TrainyardError(Exception):
+    """What this client raises."""
+
+
+class ServiceUnreachable(TrainyardError):
+    """There was no answer."""
+
+
+class Problem(TrainyardError):
+    """The service's refusal: ``status``, ``title``, ``detail`` and the fields at fault."""
+
+    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+        self.status = status
+        self.title = str(body.get("title", "error"))
+        self.detail = str(body.get("detail") or "")
+        self.errors: list[Json] = list(body.get("errors") or [])
+        lines = [f"{status} {self.title}" + (f": {self.detail}" if self.detail else "")]
+        lines += [f"  {error.get('pointer', '')}: {error.get('message', '')}" for error in self.errors]
+        super().__init__("\n".join(lines))
+
+
+class Client:
+    """Talks to one service. Methods return the API's JSON as it is and raise ``TrainyardError``."""
+
+    def __init__(self, url: str = DEFAULT_URL, *, key: str | None = None, timeout: float = 30.0) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # Experiments
+
+    def create(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Json:
+        """Start an experiment; the same key with the same spec gives the same one."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._call("POST", "/v1/experiments", json=spec, headers=headers)
+
+    def experiment(self, experiment_id: str) -> Json:
+        """One experiment with its runs."""
+        return self._call("GET", f"/v1/experiments/{experiment_id}")
+
+    def experiments(self, *, limit: int | None = None, after: str | None = None) -> Json:
+        """A page of experiments, newest first: ``{data, has_more}``."""
+        return self._call("GET", "/v1/experiments", params=_given(limit=limit, after=after))
+
+    def cancel_experiment(self, experiment_id: str) -> Json:
+        """Cancel every run that is still active."""
+        return self._call("POST", f"/v1/experiments/{experiment_id}/cancel")
+
+    # Runs
+
+    def run(self, run_id: str) -> Json:
+        """One run: state, progress, latest metrics, result."""
+        return self._call("GET", f"/v1/runs/{run_id}")
+
+    def runs(
+        self,
+        *,
+        experiment_id: str | None = None,
+        status: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Json:
+        """A page of runs, newest first: ``{data, has_more}``."""
+        params = _given(experiment_id=experiment_id, status=status, limit=limit, after=after)
+        return self._call("GET", "/v1/runs", params=params)
+
+    def act_on(self, run_id: str, verb: str) -> Json:
+        """``cancel`` (soon, with a last checkpoint), ``kill`` (at once), ``pause`` or ``resume`` a run."""
+        return self._call("POST", f"/v1/runs/{run_id}/{verb}")
+
+    def wait(self, run_id: str) -> Json:
+        """The run once its state is terminal."""
+        while True:
+            run = self._call("GET", f"/v1/runs/{run_id}", headers={"Prefer": "wait=20"})
+            if run["status"] in TERMINAL:
+                return run
+
+    def metrics(self, run_id: str) -> Json:
+        """Keys of a run with their number of points and latest values."""
+        return self._call("GET", f"/v1/runs/{run_id}/metrics")
+
+    def series(self, run_id: str, key: str, *, max_points: int = 1000) -> Json:
+        """One metric over env steps, in at most ``max_points`` buckets."""
+        return self._call("GET", f"/v1/runs/{run_id}/series", params={"key": key, "max_points": max_points})
+
+    def stream(self, run_id: str, *, last_event_id: str | None = None) -> Iterator[Event]:
+        """Live events of a run until ``done``. A broken connection is taken up again where it broke."""
+        while True:
+            headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_event_id} if last_event_id else {})
+            timeout = httpx.Timeout(10.0, read=60.0)
+            try:
+                with self._http.stream("GET", f"/v1/runs/{run_id}/stream", headers=headers, timeout=timeout) as answer:
+                    if answer.is_error:
+                        answer.read()
+                        raise _problem(answer)
+                    for event in parse(answer.iter_lines()):
+                        last_event_id = event.id or last_event_id
+                        yield event
+                        if event.type == "done":
+                            return
+            except httpx.ConnectError as error:
+                raise ServiceUnreachable(f"{self._http.base_url} does not answer: {error}") from error
+            except httpx.TransportError:
+                if self._http.is_closed:
+                    return
+            time.sleep(RECONNECT_SECONDS)
+
+    # Checkpoints and actions
+
+    def checkpoints(self, run_id: str) -> Json:
+        """Checkpoints of a run with their files and digests."""
+        return self._call("GET", f"/v1/runs/{run_id}/checkpoints")
+
+    def download(self, checkpoint_id: str, name: str, target: Path) -> None:
+        """One file of a checkpoint, written to ``target``."""
+        with self._http.stream("GET", f"/v1/checkpoints/{checkpoint_id}/files/{name}") as answer:
+            if answer.is_error:
+                answer.read()
+                raise _problem(answer)
+            with target.open("wb") as file:
+                for block in answer.iter_bytes():
+                    file.write(block)
+
+    def actions(
+        self,
+        run_id: str,
+        observations: Sequence[Any],
+        *,
+        checkpoint: str | None = None,
+        deterministic: bool = True,
+        seed: int | None = None,
+    ) -> list[Any]:
+        """One action per observation, from the run's best (or a named) checkpoint."""
+        body = {"observations": list(observations), "deterministic": deterministic}
+        body |= _given(checkpoint=checkpoint, seed=seed)
+        return list(self._call("POST", f"/v1/runs/{run_id}/actions", json=body)["actions"])
+
+    def policy(self, run_id: str, *, checkpoint: str | None = None, deterministic: bool = True) -> RemotePolicy:
+        """The run's policy as a function from observation to action."""
+
+        def act(observations: Sequence[Any]) -> list[Any]:
+            return self.actions(run_id, observations, checkpoint=checkpoint, deterministic=deterministic)
+
+        return RemotePolicy(act)
+
+    # Service
+
+    def ready(self) -> bool:
+        """Whether the service answers and is ready to take work."""
+        try:
+            return self._http.get("/readyz", timeout=2.0).is_success
+        except httpx.TransportError:
+            return False
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Json:
+        try:
+            answer = self._http.request(method, path, **arguments)
+        except httpx.TransportError as error:
+            raise ServiceUnreachable(f"{self._http.base_url} does not answer: {error}") from error
+        if answer.is_error:
+            raise _problem(answer)
+        body: Json = answer.json()
+        return body
+
+
+def _given(**values: Any) -> Json:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _problem(answer: httpx.Response) -> Problem:
+    try:
+        body = answer.json()
+    except ValueError:
+        body = {"title": answer.reason_phrase, "detail": answer.text[:500]}
+    return Problem(answer.status_code, body)
