@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(2**20, ge=1024, le=2**30)
     max_action_body_bytes: int = Field(16 * 2**20, ge=1024, le=2**30)
     """Of action requests, which may carry batches of images."""
+    policy_cache_bytes: int = Field(256 * 2**20, ge=2**20, le=2**40)
+    """Memory for loaded policies; the least recently used are dropped."""
     max_streams: int = Field(500, ge=1, le=100_000)
     """Event streams and waiting requests held open at once by one process."""
 
@@ -83,13 +85,9 @@ class Settings(BaseSettings):
             if len(set(key)) < 8 or any(key.lower().startswith(word) for word in _PLACEHOLDERS):
                 raise ValueError("TRAINYARD_API_KEY is a placeholder; make one with: openssl rand -hex 32")
         elif not is_loopback(self.host):
-            raise ValueError(
-                f"listening on {self.host} needs TRAINYARD_API_KEY; without a key only loopback is allowed"
-            )
+            raise ValueError(f"listening on {self.host} needs TRAINYARD_API_KEY; without one only loopback is allowed")
         elif not all(is_loopback(name) for name in self.allowed_hosts):
-            raise ValueError(
-                "TRAINYARD_ALLOWED_HOSTS may name other hosts than loopback only together with TRAINYARD_API_KEY"
-            )
+            raise ValueError("TRAINYARD_ALLOWED_HOSTS beyond loopback needs TRAINYARD_API_KEY")
         if self.sweep_seconds > self.lease_seconds:
             raise ValueError("TRAINYARD_SWEEP_SECONDS may not exceed TRAINYARD_LEASE_SECONDS")
         return self
