@@ -1,8 +1,19 @@
 """The tables. Times are epoch seconds as DOUBLE, always taken from the database (``app.db.clock``)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, LargeBinary, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Double,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -22,7 +33,13 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {str: Text, float: Double, int: BigInteger, dict[str, Any]: Json, list[Any]: Json}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: Text,
+        float: Double,
+        int: BigInteger,
+        dict[str, Any]: Json,
+        list[Any]: Json,
+    }
 
 
 class Experiment(Base):
@@ -196,6 +213,8 @@ class MetricLatest(Base):
     value: Mapped[float | None]
     time: Mapped[float]
     points: Mapped[int]
+    tail: Mapped[int]
+    """Points in chunks that are still to be merged; these are the newest of the series."""
     nonfinite: Mapped[int] = mapped_column(default=0)
 
 
@@ -207,6 +226,8 @@ class Event(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
     type: Mapped[str]
+    env_steps: Mapped[int | None]
+    """Set for events of training: those beyond the step a run goes on from are cut."""
     data: Mapped[dict[str, Any]]
     created_at: Mapped[float]
 
