@@ -1,0 +1,208 @@
+"""Every failure as problem+json: handlers for FastAPI, and the answers routes declare in OpenAPI."""
+
+import logging
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Union, get_args, get_origin
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from app import errors
+from app.errors import PROBLEM_TYPE, AppError, problem_bytes
+from app.schemas.base import FieldError, closest
+from app.schemas.responses import Problem
+
+logger = logging.getLogger(__name__)
+
+_BY_STATUS: dict[int, type[AppError]] = {
+    400: errors.BadRequest,
+    404: errors.NotFound,
+    405: errors.MethodNotAllowed,
+    413: errors.TooLarge,
+    415: errors.UnsupportedMediaType,
+}
+_TITLES: dict[int, type[AppError]] = {
+    **_BY_STATUS,
+    401: errors.Unauthorized,
+    409: errors.Conflict,
+    416: errors.RangeNotSatisfiable,
+    422: errors.Invalid,
+    429: errors.TooManyRequests,
+    500: errors.Internal,
+    503: errors.Unavailable,
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI answers for these statuses."""
+    answers: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        error = _TITLES[status]
+        example = {
+            "type": f"urn:trainyard:problem:{error.code}",
+            "title": error.title,
+            "status": status,
+            "detail": "what is wrong with this request, in words",
+            "errors": [],
+        }
+        schema = {"$ref": "#/components/schemas/Problem"}
+        content = {PROBLEM_TYPE: {"schema": schema, "example": example}}
+        answers[status] = {"description": error.title, "content": content}
+    return answers
+
+
+def respond(error: AppError) -> Response:
+    """``error`` as an answer."""
+    return Response(problem_bytes(error), error.status, headers=error.headers, media_type=PROBLEM_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make every failure inside ``app`` a problem."""
+    app.add_exception_handler(AppError, _app_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(SQLAlchemyError, _database_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _app_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)
+    return respond(error)
+
+
+async def _database_error(request: Request, error: Exception) -> Response:
+    logger.error("%s %s: the database failed", request.method, request.url.path, exc_info=error)
+    return respond(errors.Unavailable("the database does not answer as it should; try again", retry_after=2))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return respond(errors.Internal("an unexpected error; the service's log has the details"))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = _BY_STATUS.get(error.status_code, errors.BadRequest if error.status_code < 500 else errors.Internal)
+    if kind is errors.NotFound:
+        detail = f"there is nothing at {request.url.path}"
+    elif kind is errors.MethodNotAllowed:
+        detail = f"{request.url.path} does not take {request.method}"
+    else:
+        detail = str(error.detail)
+    return respond(kind(detail, headers=dict(error.headers or {})))
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    rows = error.errors()
+    if isinstance(error.body, bytes) and error.body:
+        return respond(errors.UnsupportedMediaType("send the body as Content-Type: application/json"))
+    model = _body_model(request)
+    items = list(dict.fromkeys(_field_error(row, error.body, model) for row in rows[:100]))
+    detail = "; ".join(item.message if item.pointer == "" else f"{item.pointer}: {item.message}" for item in items[:3])
+    return respond(errors.Invalid(detail, errors=items))
+
+
+def _body_model(request: Request) -> type[BaseModel] | None:
+    field = getattr(request.scope.get("route"), "body_field", None)
+    candidates = _models(field.field_info.annotation) if field is not None else []
+    return candidates[0] if candidates else None
+
+
+def _field_error(row: Mapping[str, Any], body: object, model: type[BaseModel] | None) -> FieldError:
+    """One of pydantic's errors as a pointer into the body (or to a parameter), with a suggestion where one is near."""
+    where, path = row["loc"][0], list(row["loc"][1:])
+    if row["type"] == "json_invalid":
+        return FieldError("", f"not valid JSON: {row['ctx']['error']} at character {path[0]}")
+    if where != "body":
+        return FieldError(_pointer(path), f"{where} parameter: {_sentence(row)}")
+    kind = row["type"]
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _tag_error(row, _walk(path, body), model, path)
+    pointer = _pointer(_walk(path, body, missing=kind == "missing"))
+    if kind == "extra_forbidden":
+        known = _fields_at(path[:-1], model)
+        near = closest(str(path[-1]), known)
+        hint = f": did you mean {near!r}?" if near else ""
+        return FieldError(pointer, f"unknown field {str(path[-1])[:80]!r}{hint}", suggestion=near, allowed=tuple(known))
+    return FieldError(pointer, _sentence(row))
+
+
+def _tag_error(
+    row: Mapping[str, Any], place: list[str | int], model: type[BaseModel] | None, path: Sequence[str | int]
+) -> FieldError:
+    """A union's discriminator that is missing or unknown."""
+    name = row["ctx"]["discriminator"].strip("'")
+    known = [tag for option in _options_at(path, model) for tag in _tags(option, name)]
+    pointer, subject = _pointer([*place, name]), str(place[-1]) if place else "body"
+    if row["type"] == "union_tag_not_found":
+        return FieldError(pointer, f"required: which {subject} it is", allowed=tuple(known))
+    tag = str(row["ctx"]["tag"])[:80]
+    near = closest(tag, known)
+    hint = f": did you mean {near}?" if near else ""
+    return FieldError(pointer, f"unknown {subject} {tag!r}{hint}", suggestion=near, allowed=tuple(known))
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    if row["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return "must be an object"
+    message = str(row["msg"])
+    return "required" if row["type"] == "missing" else message[:1].lower() + message[1:]
+
+
+def _walk(path: Sequence[str | int], body: object, *, missing: bool = False) -> list[str | int]:
+    """The part of a validator's location that lies in the body: union tags and type names are not in it."""
+    place: list[str | int] = []
+    for index, step in enumerate(path):
+        last = index == len(path) - 1
+        if isinstance(body, Mapping):
+            if not last and step in (body.get("name"), body.get("type")):
+                continue
+            if step in body:
+                body = body[step]
+            elif not (last and missing):
+                continue
+        elif isinstance(body, Sequence) and not isinstance(body, str) and isinstance(step, int) and step < len(body):
+            body = body[step]
+        else:
+            continue
+        place.append(step)
+    return place
+
+
+def _pointer(place: Iterable[str | int]) -> str:
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in place)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models a type annotation admits."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [model for option in get_args(annotation) for model in _models(option)]
+    return _models(get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else []
+
+
+def _options_at(path: Sequence[str | int], model: type[BaseModel] | None) -> list[type[BaseModel]]:
+    """The models that may stand at ``path`` below ``model``; the path may contain union tags."""
+    options = [model] if model else []
+    for step in path:
+        tagged = [option for option in options if len(options) > 1 and step in _tags(option, "name")]
+        options = tagged or [
+            found
+            for option in options
+            if step in option.model_fields
+            for found in _models(option.model_fields[str(step)].annotation)
+        ]
+    return options
+
+
+def _fields_at(path: Sequence[str | int], model: type[BaseModel] | None) -> list[str]:
+    return list(dict.fromkeys(name for option in _options_at(path, model) for name in option.model_fields))
+
+
+def _tags(model: type[BaseModel], name: str) -> tuple[str, ...]:
+    return get_args(model.model_fields[name].annotation) if name in model.model_fields else ()
