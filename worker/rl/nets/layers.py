@@ -61,7 +61,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.shape[0] == 1:
-            return torch.addmm(self.bias[0], x[0], self.weight[0]).unsqueeze(0)
+            # squeeze, not indexing, whose gradient is a zero-filled copy
+            return torch.addmm(self.bias.squeeze(0), x.squeeze(0), self.weight.squeeze(0)).unsqueeze(0)
         return torch.baddbmm(self.bias, x, self.weight)
 
 

@@ -1,7 +1,7 @@
 """Time-major storage of transitions, each observation kept once.
 
-Row ``t`` holds what N environments of R replicas did at one lockstep env step. The observation after it is row ``t + 1``
-save where an episode ended: there row ``t + 1`` belongs to the next episode and the true final observation lies in a
+Row ``t`` holds what N environments of R replicas did at one lockstep env step. The observation after it is row ``t+1``
+save where an episode ended: there row ``t+1`` belongs to the next episode and the true final observation lies in a
 side store. Arrays live in host memory, which the system hands out page by page as rows are first written, so a large
 capacity costs nothing until it is used.
 """
