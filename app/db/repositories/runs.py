@@ -178,6 +178,12 @@ def current_attempt(session: Session, run: Run) -> int:
     return session.scalars(select(Job.attempt).where(Job.id == run.job_id)).one()
 
 
+def attempt_numbers(session: Session, job_ids: Collection[str]) -> dict[str, int]:
+    """job id -> its attempt."""
+    query = select(Job.id, Job.attempt).where(Job.id.in_(job_ids))
+    return {job_id: attempt for job_id, attempt in session.execute(query)}
+
+
 def request(session: Session, run_id: str, desired: str) -> bool:
     """What a user desires: ``cancel``, ``kill`` or ``pause``. Runs no trainer holds are changed at once.
 
