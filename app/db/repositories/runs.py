@@ -181,7 +181,7 @@ def current_attempt(session: Session, run: Run) -> int:
 def attempt_numbers(session: Session, job_ids: Collection[str]) -> dict[str, int]:
     """job id -> its attempt."""
     query = select(Job.id, Job.attempt).where(Job.id.in_(job_ids))
-    return {job_id: attempt for job_id, attempt in session.execute(query)}
+    return dict(session.execute(query).all())
 
 
 def request(session: Session, run_id: str, desired: str) -> bool:

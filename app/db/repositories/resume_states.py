@@ -1,0 +1,55 @@
+"""Resume states: rows that keep the folders they name. A state nobody can go on from is dropped."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, exists, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from app.db.clock import now
+from app.db.ids import new_id
+from app.db.models import Job, ResumeState, Run
+
+
+def put(session: Session, *, job_id: str, attempt: int, env_steps: int, path: str, run_ids: Sequence[str]) -> str:
+    """Store a state and return its id; one that lies in the same folder is the same state."""
+    query = select(ResumeState.id).where(ResumeState.job_id == job_id, ResumeState.path == path)
+    found = session.scalar(query)
+    if found is not None:
+        return found
+    state = ResumeState(
+        id=new_id("state"),
+        job_id=job_id,
+        attempt=attempt,
+        env_steps=env_steps,
+        path=path,
+        run_ids=list(run_ids),
+        created_at=now(),
+    )
+    session.add(state)
+    session.flush()
+    return state.id
+
+
+def get(session: Session, state_id: str | None) -> ResumeState | None:
+    return None if state_id is None else session.get(ResumeState, state_id)
+
+
+def drop_unused(session: Session, experiment_id: str | None = None) -> tuple[str, ...]:
+    """Forget the states (of one experiment) that nothing goes on from, and return their folders.
+
+    In use is what a paused run points at, and the state of a job that has not ended or has a run that failed.
+    """
+    owner, user = aliased(Job), aliased(Job)
+    paused = exists().where(Run.experiment_id == owner.experiment_id, Run.resume_state_id == ResumeState.id)
+    failed = exists().where(Run.job_id == user.id, Run.status == "failed")
+    current = exists().where(
+        user.experiment_id == owner.experiment_id,
+        user.resume_state_id == ResumeState.id,
+        or_(user.status != "ended", failed),
+    )
+    query = select(ResumeState.id).join(owner, owner.id == ResumeState.job_id).where(~paused, ~current)
+    if experiment_id is not None:
+        query = query.where(owner.experiment_id == experiment_id)
+    unused = session.scalars(query).all()
+    dropped = delete(ResumeState).where(ResumeState.id.in_(unused)).returning(ResumeState.path)
+    return tuple(session.scalars(dropped, execution_options={"synchronize_session": False})) if unused else ()
