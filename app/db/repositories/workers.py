@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import now
 from app.db.models import Worker
+from app.db.page import Page, newest_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +61,8 @@ def live(session: Session, max_age: float) -> Sequence[Worker]:
     """The workers heard of within ``max_age`` seconds, oldest first."""
     query = select(Worker).where(Worker.stopped_at.is_(None), Worker.heartbeat_at > now() - max_age)
     return session.scalars(query.order_by(Worker.started_at, Worker.id)).all()
+
+
+def list_page(session: Session, *, limit: int, after: str | None = None) -> Page[Worker]:
+    """Every worker ever registered, newest first."""
+    return newest_first(session, select(Worker), Worker.id, limit=limit, after=after)
