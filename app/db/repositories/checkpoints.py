@@ -22,7 +22,8 @@ def list_page(
 
 
 def find(session: Session, run_id: str, reference: str) -> Checkpoint | None:
-    """A run's checkpoint by reference: ``best`` (the latest one when none was evaluated yet), ``latest``, or an id."""
+    """A run's checkpoint by reference: ``best`` (the latest one when none was evaluated yet), ``final``, ``latest``, or
+    an id."""
     query = (
         select(Checkpoint)
         .where(Checkpoint.run_id == run_id)
@@ -31,6 +32,8 @@ def find(session: Session, run_id: str, reference: str) -> Checkpoint | None:
     if reference == "best":
         best = session.scalar(query.where(Checkpoint.kind == "best").limit(1))
         return best or find(session, run_id, "latest")
+    if reference == "final":
+        return session.scalar(query.where(Checkpoint.kind == "final").limit(1))
     if reference == "latest":
         return session.scalar(query.limit(1))
     return session.scalar(query.where(Checkpoint.id == reference))

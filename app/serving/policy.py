@@ -1,0 +1,95 @@
+"""One loaded policy: a verified bundle in an ONNX Runtime session."""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from pydantic import ValidationError
+
+from app.schemas.bundle import PolicyBundle
+from app.serving.sampling import Actions, Decoder, Observations, keys
+
+SESSION_BYTES: Final = 512 * 1024
+"""What a session takes beside its weights (seen: 0.3 to 0.5 MB for small networks)."""
+_WARM_UP_BATCH: Final = 16
+
+
+class DamagedBundle(Exception):
+    """The files of a bundle are missing, are not those of the manifest, or cannot be loaded."""
+
+
+class Policy:
+    """Answers observations with actions. Safe to call from several threads at once."""
+
+    def __init__(self, checkpoint_id: str, model: bytes, bundle: PolicyBundle) -> None:
+        self.checkpoint_id = checkpoint_id
+        self.shape = bundle.observation.shape
+        self.bytes = SESSION_BYTES + 2 * len(model)  # the runtime keeps packed copies of weights
+        self._decoder = Decoder(bundle)
+        self._session = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
+        self._outputs = list(self._decoder.outputs)
+        self.pixels = self._session.get_inputs()[0].type == "tensor(uint8)"
+        self._call_seconds = self._time(1, repeats=5)
+        self._row_seconds = self._time(_WARM_UP_BATCH, repeats=3) / _WARM_UP_BATCH
+
+    def act(self, observations: Observations, *, seed: int | None) -> Actions:
+        """Actions (B, …) for observations (B, *shape); ``seed`` None: the most likely ones."""
+        outputs = self._session.run(self._outputs, {"observation": observations})
+        return self._decoder.actions(outputs, None if seed is None else keys(seed, observations))
+
+    def seconds(self, batch: int) -> float:
+        """How long :meth:`act` takes, extrapolated from the warm-up."""
+        return max(self._call_seconds, batch * self._row_seconds)
+
+    def _time(self, batch: int, *, repeats: int) -> float:
+        observations = np.zeros((batch, *self.shape), np.uint8 if self.pixels else np.float32)
+        best = float("inf")
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self.act(observations, seed=None)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+
+def load(checkpoint_id: str, folder: Path, manifest: Sequence[Mapping[str, Any]]) -> Policy:
+    """Read, verify and warm up a bundle.
+
+    Args:
+        manifest: ``{name, bytes, sha256}`` per file, from the checkpoint's row.
+
+    Raises:
+        DamagedBundle: with the reason in words.
+    """
+    model = _read(folder, manifest, "policy.onnx")
+    description = _read(folder, manifest, "bundle.json")
+    try:
+        return Policy(checkpoint_id, model, PolicyBundle.model_validate_json(description))
+    except ValidationError as error:
+        raise DamagedBundle(f"bundle.json is not understood: {error.error_count()} fields are wrong") from error
+    except Exception as error:  # the runtime has a class of its own per failure
+        raise DamagedBundle(f"policy.onnx does not run: {error}") from error
+
+
+def _read(folder: Path, manifest: Sequence[Mapping[str, Any]], name: str) -> bytes:
+    entry = next((entry for entry in manifest if entry["name"] == name), None)
+    if entry is None:
+        raise DamagedBundle(f"{name} is not in the checkpoint's manifest")
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        raise DamagedBundle(f"{name} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise DamagedBundle(f"{name} differs from the checkpoint's manifest")
+    return content
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # failures are raised
+    return options
