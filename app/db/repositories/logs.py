@@ -51,3 +51,16 @@ def page(session: Session, run_id: str, after: Cursor = Cursor(), limit: int = 1
         .limit(limit)
     )
     return list(session.scalars(query))
+
+
+def end(session: Session, run_id: str) -> Cursor:
+    """The cursor behind the newest line of a run's log."""
+    query = (
+        select(LogLine.attempt, LogLine.seq)
+        .join(RunAttempt, (RunAttempt.job_id == LogLine.job_id) & (RunAttempt.attempt == LogLine.attempt))
+        .where(RunAttempt.run_id == run_id)
+        .order_by(LogLine.attempt.desc(), LogLine.seq.desc())
+        .limit(1)
+    )
+    row = session.execute(query).first()
+    return Cursor(*row) if row else Cursor()
