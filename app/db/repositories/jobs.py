@@ -202,14 +202,17 @@ def count_queued(session: Session, queue: str | None = None) -> int:
     return session.scalar(query if queue is None else query.where(Job.queue == queue)) or 0
 
 
-def queued_runs(session: Session) -> list[tuple[Run, str, str]]:
-    """Queued runs of queued jobs with their job's queue and device."""
+def waiting(session: Session, code: str) -> list[tuple[str, str, int, int]]:
+    """(queue, device, queued runs, those among them whose reason is ``code``) of the queued jobs."""
+    explained = func.count().filter(Run.reason_code == code)
     query = (
-        select(Run, Job.queue, Job.device)
-        .join(Job, Job.id == Run.job_id)
+        select(Job.queue, Job.device, func.count(), explained)
+        .join(Run, Run.job_id == Job.id)
         .where(Job.status == "queued", Run.status == "queued")
+        .group_by(Job.queue, Job.device)
+        .order_by(Job.queue, Job.device)
     )
-    return [(run, queue, device) for run, queue, device in session.execute(query)]
+    return [(queue, device, runs_, told) for queue, device, runs_, told in session.execute(query)]
 
 
 def holding(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:

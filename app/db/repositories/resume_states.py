@@ -50,6 +50,6 @@ def drop_unused(session: Session, experiment_id: str | None = None) -> tuple[str
     query = select(ResumeState.id).join(owner, owner.id == ResumeState.job_id).where(~paused, ~current)
     if experiment_id is not None:
         query = query.where(owner.experiment_id == experiment_id)
-    unused = session.scalars(query).all()
+    unused = session.scalars(query.with_for_update(of=ResumeState, skip_locked=True)).all()
     dropped = delete(ResumeState).where(ResumeState.id.in_(unused)).returning(ResumeState.path)
     return tuple(session.scalars(dropped, execution_options={"synchronize_session": False})) if unused else ()

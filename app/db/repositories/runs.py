@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.db import states
@@ -124,14 +124,14 @@ def transition(
     return True
 
 
-def explain(session: Session, run_ids: Sequence[str], reason: Reason | None) -> None:
-    """Say why queued runs wait (None: nothing holds them up), without an event."""
-    session.execute(
-        update(Run)
-        .where(Run.id.in_(run_ids), Run.status == "queued")
-        .values(reason_code=reason.code if reason else None, reason_message=reason.message if reason else None),
-        execution_options={"synchronize_session": False},
-    )
+def explain_queued(session: Session, *, queue: str, device: str, reason: Reason) -> None:
+    """Say why the queued runs of a queue and device wait."""
+    _explain(session, queue, device, Run.reason_code.is_distinct_from(reason.code), reason)
+
+
+def clear_queued(session: Session, *, queue: str, device: str, code: str) -> None:
+    """Take a reason for waiting back."""
+    _explain(session, queue, device, Run.reason_code == code, None)
 
 
 def append_event(
@@ -280,6 +280,22 @@ def _desire(session: Session, run_id: str, desired: str) -> None:
 
 def _status_data(status: str, reason: Reason | None) -> dict[str, Any]:
     return {"status": status, "reason": {"code": reason.code, "message": reason.message} if reason else None}
+
+
+def _explain(session: Session, queue: str, device: str, which: ColumnElement[bool], reason: Reason | None) -> None:
+    """Set the reason of queued runs, passing over those that somebody is moving just now. Writes no event."""
+    query = (
+        select(Run.id)
+        .join(Job, Job.id == Run.job_id)
+        .where(Run.status == "queued", Job.status == "queued", Job.queue == queue, Job.device == device, which)
+        .with_for_update(of=Run, skip_locked=True, key_share=True)
+    )
+    session.execute(
+        update(Run)
+        .where(Run.id.in_(session.scalars(query).all()))
+        .values(reason_code=reason.code if reason else None, reason_message=reason.message if reason else None),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def _insert_event(

@@ -1,0 +1,148 @@
+"""The sweeper: brings back what dead processes left, rings again for queued jobs, clears away what nobody needs.
+
+Runs in every API and worker process; each sweep may be repeated, interrupted, or made by several at once.
+"""
+
+import contextlib
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db.engine import Database
+from app.db.repositories import folders, idempotency, jobs, resume_states, runs, workers
+from app.db.repositories.runs import Reason
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 30.0
+"""A worker not heard of for so long counts as gone."""
+KEPT_SECONDS = 24 * 3600.0
+"""Age at which idempotency keys, and folders that no row names, are removed."""
+CLEAN_SECONDS = 3600.0
+
+NO_WORKER = "no_worker"
+
+
+def sweep_once(
+    database: Database,
+    ring: Callable[[str], object] | None = None,
+    queue_length: Callable[[str], int | None] | None = None,
+) -> None:
+    """Take expired leases back, settle what is half done, say which runs no worker can take, ring for queued jobs.
+
+    Args:
+        ring: sends a doorbell message to a queue.
+        queue_length: messages waiting in a queue, None when the broker is away. Only empty queues are rung.
+    """
+    with database.reading() as session:
+        needed = jobs.needs_sweep(session)
+    if needed:
+        with database.writing() as session:
+            expired, settled = jobs.expire(session), jobs.settle(session)
+        if expired or settled:
+            log.warning("took %d expired leases back, settled %d jobs", expired, settled)
+    _explain_waiting(database)
+    if ring is None or queue_length is None:
+        return
+    with database.reading() as session:
+        queues = jobs.queued_queues(session)
+    for queue in queues:
+        if queue_length(queue) == 0:
+            ring(queue)
+
+
+def clean(database: Database, artifacts_dir: Path | None, *, max_age: float = KEPT_SECONDS) -> None:
+    """Remove old idempotency keys, resume states that nothing goes on from, and old folders that no row names."""
+    with database.writing() as session:
+        idempotency.purge(session, max_age)
+        resume_states.drop_unused(session)
+    if artifacts_dir is None:
+        return
+    old = _folders_older_than(artifacts_dir, time.time() - max_age)
+    with database.reading() as session:
+        unnamed = folders.unnamed(session, old)
+    for path in unnamed:
+        folder = artifacts_dir / path
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the attempt's and the run's folder, if this was the last in them
+            folder.parent.rmdir()
+            folder.parent.parent.rmdir()
+
+
+class Sweeper(threading.Thread):
+    """Sweeps every ``interval`` seconds, and cleans once an hour, until :meth:`stop`.
+
+    Args:
+        artifacts_dir: root of the artifacts; None when this process does not see them.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        interval: float,
+        ring: Callable[[str], object] | None = None,
+        queue_length: Callable[[str], int | None] | None = None,
+        artifacts_dir: Path | None = None,
+    ) -> None:
+        super().__init__(name="sweeper", daemon=True)
+        self._database = database
+        self._interval = interval
+        self._ring = ring
+        self._queue_length = queue_length
+        self._artifacts_dir = artifacts_dir
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        cleaned = time.monotonic()
+        while not self._stopped.wait(self._interval):
+            try:
+                sweep_once(self._database, self._ring, self._queue_length)
+                if time.monotonic() - cleaned > CLEAN_SECONDS:
+                    cleaned = time.monotonic()
+                    clean(self._database, self._artifacts_dir)
+            except (SQLAlchemyError, OSError):
+                log.exception("sweep failed; tries again in %s s", self._interval)
+
+    def stop(self) -> None:
+        """Stop after the sweep under way, and wait for it."""
+        self._stopped.set()
+        if self.is_alive():
+            self.join()
+
+
+def _explain_waiting(database: Database) -> None:
+    with database.reading() as session:
+        waiting = jobs.waiting(session, NO_WORKER)
+        live = workers.live(session, HEARTBEAT_SECONDS) if waiting else ()
+    taken = {
+        (queue, device)
+        for worker in live
+        for queue in worker.queues
+        for slot in worker.devices
+        for device in workers.takes(slot)
+    }
+    for queue, device, queued, explained in waiting:
+        if (queue, device) in taken and explained:
+            with database.writing() as session:
+                runs.clear_queued(session, queue=queue, device=device, code=NO_WORKER)
+        elif (queue, device) not in taken and explained < queued:
+            message = f"no live worker takes jobs of the queue {queue!r} for the device {device!r}"
+            with database.writing() as session:
+                runs.explain_queued(session, queue=queue, device=device, reason=Reason(NO_WORKER, message))
+
+
+def _folders_older_than(artifacts_dir: Path, moment: float) -> list[str]:
+    """``runs|jobs/{id}/a{attempt}/{step}`` last written before ``moment`` (epoch seconds), relative to the root."""
+    found = []
+    for kind in ("runs", "jobs"):
+        for folder in (artifacts_dir / kind).glob("*/*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                if folder.stat().st_mtime < moment:
+                    found.append(folder.relative_to(artifacts_dir).as_posix())
+    return found
