@@ -5,6 +5,7 @@ SchemaError
 └── SchemaOutdated   ``migrate`` has not been run
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,3 +95,17 @@ def _config(connection: Connection | None = None) -> Config:
 
 def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
+
+
+def main() -> None:
+    """``python -m app.db.migrate URL``: migrate to the newest revision."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m app.db.migrate URL")
+    try:
+        migrate(sys.argv[1])
+    except SchemaError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
