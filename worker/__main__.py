@@ -1,0 +1,48 @@
+"""``python -m worker``: a Celery worker on a pool of threads, one per slot."""
+
+import logging
+import sys
+
+from celery.signals import worker_shutting_down
+
+from app.settings import get_settings
+from worker import tasks
+from worker.celery_app import make_celery
+from worker.jobs.host import Host
+
+
+def main() -> int:
+    """Run until SIGTERM: trainers then checkpoint and their jobs go back to the queue. Returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("celery", "kombu"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    settings = get_settings()
+    if settings.broker_url is None:
+        sys.exit("trainyard worker: TRAINYARD_BROKER_URL is not set")
+    host = Host(settings)
+    host.start()
+
+    def shut_down(**_: object) -> None:
+        host.stopping = True  # in a signal handler: nothing else
+
+    worker_shutting_down.connect(shut_down)
+    celery = make_celery(settings.broker_url)
+    tasks.register(celery, host)
+    worker = celery.Worker(
+        hostname=host.id,
+        pool="threads",
+        concurrency=len(host.slots.all),
+        queues=list(settings.queues),
+        loglevel="WARNING",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+    host.stop()
+    return int(worker.exitcode or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

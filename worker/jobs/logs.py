@@ -1,0 +1,46 @@
+"""Lines of a trainer's output on their way to the database, capped in length and in number."""
+
+import threading
+from collections import deque
+
+MAX_LINE_BYTES = 4096
+MAX_WAITING = 1000
+"""Lines kept between two writes; the newest win, and a line says how many were left out."""
+
+
+class LogBuffer:
+    """Splits chunks into lines and keeps the newest until they are taken. Filled by one thread, emptied by another."""
+
+    def __init__(self) -> None:
+        self._partial: dict[str, bytes] = {}
+        self._lines: deque[tuple[str, str]] = deque(maxlen=MAX_WAITING)
+        self._dropped = 0
+        self._lock = threading.Lock()
+        self.last = ""
+        """The newest line of the error stream."""
+
+    def split(self, stream: str, chunk: bytes) -> list[bytes]:
+        """The lines that ``chunk`` completes, without empty ones; a line that grows too long is cut into several."""
+        *lines, rest = (self._partial.pop(stream, b"") + chunk).split(b"\n")
+        while len(rest) > MAX_LINE_BYTES:
+            lines.append(rest[:MAX_LINE_BYTES])
+            rest = rest[MAX_LINE_BYTES:]
+        self._partial[stream] = rest
+        return [line for line in lines if line.strip()]
+
+    def add(self, stream: str, line: bytes) -> None:
+        """Keep a line."""
+        text = line[:MAX_LINE_BYTES].decode(errors="replace").rstrip()
+        with self._lock:
+            self._dropped += len(self._lines) == MAX_WAITING
+            self._lines.append((stream, text))
+            if stream == "stderr":
+                self.last = text
+
+    def take(self) -> list[tuple[str, str]]:
+        """The lines waiting, as (stream, text)."""
+        with self._lock:
+            lines, dropped = list(self._lines), self._dropped
+            self._lines.clear()
+            self._dropped = 0
+        return [("stderr", f"… {dropped} lines left out …"), *lines] if dropped else lines

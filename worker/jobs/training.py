@@ -1,0 +1,37 @@
+"""A trainer's job, once torch is there."""
+
+from pathlib import Path
+
+import torch
+
+from app.db.engine import Database
+from app.schemas.experiment import ExperimentSpec
+from worker.jobs import states
+from worker.jobs.control import Control
+from worker.jobs.protocol import JobMessage
+from worker.jobs.reporter import DatabaseReporter
+from worker.rl import drivers
+
+
+def train(job: JobMessage, control: Control) -> bool:
+    """Train a job to its end. Returns whether it was preempted.
+
+    Raises:
+        StaleAttempt: another attempt holds the job.
+        TrainingError: for reasons a user can understand.
+    """
+    torch.set_num_threads(job.threads)
+    spec = ExperimentSpec.model_validate(job.spec)
+    loaded = states.load(job)
+    database = Database(job.database_url, pool_size=1)
+    with DatabaseReporter(job, spec, database, control, loaded.folder if loaded else None) as reporter:
+        drivers.train(
+            spec,
+            [seed for _, seed in job.runs],
+            reporter,
+            device=job.device,
+            resume=loaded.state if loaded else None,
+            replicas=loaded.replicas if loaded else None,
+        )
+    database.dispose()
+    return reporter.was_preempted
