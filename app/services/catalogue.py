@@ -1,0 +1,91 @@
+"""What can be trained, and where: data, known without a database."""
+
+from functools import cache
+from typing import Any
+
+from app.errors import NotFound
+from app.schemas import responses
+from app.schemas.algorithms import AlgorithmConfig
+from app.schemas.algorithms import algorithms as algorithm_configs
+from app.schemas.base import closest
+from app.schemas.environments import EnvironmentEntry, catalogue, kind
+from app.schemas.presets import PRESETS
+
+
+@cache
+def algorithms() -> dict[str, responses.Algorithm]:
+    """Every algorithm by name."""
+    return {name: _algorithm(name, config) for name, config in algorithm_configs().items()}
+
+
+@cache
+def environments() -> dict[str, responses.Environment]:
+    """Every environment by id."""
+    return {entry.id: _environment(entry) for entry in catalogue().values()}
+
+
+def algorithm(name: str) -> responses.Algorithm:
+    """One algorithm.
+
+    Raises:
+        NotFound
+    """
+    if name not in algorithms():
+        raise NotFound(f"there is no algorithm {name[:60]!r}" + _hint(name, list(algorithms())))
+    return algorithms()[name]
+
+
+def environment(environment_id: str) -> responses.Environment:
+    """One environment.
+
+    Raises:
+        NotFound
+    """
+    if environment_id not in environments():
+        raise NotFound(f"there is no environment {environment_id[:60]!r}" + _hint(environment_id, list(environments())))
+    return environments()[environment_id]
+
+
+def _hint(word: str, known: list[str]) -> str:
+    near = closest(word[:200], known)
+    return f": did you mean {near}?" if near else ""
+
+
+def _algorithm(name: str, config: type[AlgorithmConfig]) -> responses.Algorithm:
+    return responses.Algorithm(
+        name=name,
+        summary=config.summary,
+        paper=config.paper,
+        observation_spaces=list(config.observation_spaces),
+        action_spaces=list(config.action_spaces),
+        packs=config.packs,
+        default_num_envs=config.default_num_envs,
+        parameters=config.model_json_schema(),
+        presets=_presets(algorithm=name),
+    )
+
+
+def _environment(entry: EnvironmentEntry) -> responses.Environment:
+    observed, acted = kind(entry.observation_space), kind(entry.action_space)
+    fitting = [
+        name
+        for name, config in algorithm_configs().items()
+        if observed in config.observation_spaces and acted in config.action_spaces
+    ]
+    return responses.Environment(
+        **{name: getattr(entry, name) for name in EnvironmentEntry.model_fields},
+        algorithms=fitting,
+        presets=_presets(environment_id=entry.id),
+    )
+
+
+def _presets(**wanted: str) -> list[responses.Preset]:
+    found = []
+    for (algorithm_name, environment_id), numbers in PRESETS.items():
+        values: dict[str, Any] = {name: value for name, value in numbers.items() if name != "origin"}
+        preset = responses.Preset(
+            algorithm=algorithm_name, environment_id=environment_id, origin=numbers["origin"], values=values
+        )
+        if all(getattr(preset, name) == value for name, value in wanted.items()):
+            found.append(preset)
+    return found

@@ -1,0 +1,280 @@
+"""Live news of runs, read once per process however many watch.
+
+One reader asks the database four times a second for the sequence numbers of the *watched* runs and fetches what is new.
+Every watched run has a bounded ring of encoded events; whoever streams it follows with a cursor of his own, and one who
+has fallen behind the ring reads the events table until he has caught up. So nobody waits for a slow reader, events come
+complete and in order, and neither a session nor a thread is held while nothing happens.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import anyio.to_thread
+import orjson
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.db import models
+from app.db.engine import Database
+from app.db.repositories import logs, metrics, runs
+from app.db.states import HELD, TERMINAL
+from app.errors import TooManyRequests
+from app.services import views
+
+POLL_SECONDS = 0.25
+METRICS_SECONDS = 1.0
+"""Metrics and log lines of a run are fetched this often at most."""
+HEARTBEAT_SECONDS = 15.0
+RING = 256
+"""Events, and log lines, that a watched run keeps in memory."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is already known of a run."""
+
+    run_id: str
+    event_seq: int | None
+    metrics_version: int
+    due: bool
+    log_cursor: logs.Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What the database says beyond that. ``None``: not asked for, or unchanged."""
+
+    run_id: str
+    status: str
+    event_seq: int
+    events: Sequence[tuple[int, bytes]]
+    metrics_version: int
+    metrics: bytes | None
+    log_cursor: logs.Cursor | None
+    log_lines: Sequence[bytes]
+
+
+@dataclass(slots=True)
+class Watch:
+    """A watched run. Lives in the event loop."""
+
+    run_id: str
+    watchers: int = 0
+    status: str | None = None
+    """None until the first answer."""
+    base: int = 0
+    """The ring holds every event after this one, up to ``event_seq``."""
+    event_seq: int = 0
+    events: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=RING))
+    metrics_version: int = 0
+    metrics: bytes = b""
+    log_cursor: logs.Cursor | None = None
+    log_lines: deque[bytes] = field(default_factory=lambda: deque(maxlen=RING))
+    log_count: int = 0
+    due_at: float = 0.0
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced, when anything changes."""
+
+    def question(self, now: float) -> _Question:
+        known = self.status is not None
+        seq = self.event_seq if known else None
+        return _Question(self.run_id, seq, self.metrics_version, now >= self.due_at, self.log_cursor)
+
+    def take(self, news: _News, now: float) -> None:
+        if self.status is None:
+            self.base = self.event_seq = news.event_seq
+        for seq, frame in news.events:
+            if len(self.events) == RING:
+                self.base = self.events[0][0]
+            self.events.append((seq, frame))
+            self.event_seq = seq
+        if news.metrics is not None:
+            self.metrics, self.metrics_version = news.metrics, news.metrics_version
+        self.log_lines.extend(news.log_lines)
+        self.log_count += len(news.log_lines)
+        self.log_cursor = news.log_cursor
+        if now >= self.due_at:
+            self.due_at = now + METRICS_SECONDS
+        if news.events or news.metrics is not None or news.log_lines or news.status != self.status:
+            self.status = news.status
+            self.wake()
+
+    def wake(self) -> None:
+        """Tell everybody who waits to look again."""
+        news, self.news = self.news, asyncio.Event()
+        news.set()
+
+
+class Hub:
+    """Follows runs for streams and for requests that wait. Belongs to one event loop."""
+
+    def __init__(self, database: Database, *, limit: int) -> None:
+        self._database = database
+        self._limit = limit
+        self._watches: dict[str, Watch] = {}
+        self._holders = 0
+        self._closing = False
+        self._joined = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "streams")
+
+    def close(self) -> None:
+        """End every stream and every wait."""
+        self._closing = True
+        for watch in self._watches.values():
+            watch.wake()
+        if self._reader is not None:
+            self._reader.cancel()
+        self._thread.shutdown(wait=False)
+
+    async def ended(self, run_ids: Sequence[str], seconds: float) -> bool:
+        """Wait until all of these runs have reached a terminal state; False when the time was over before.
+
+        Raises:
+            TooManyRequests
+        """
+        with self._watching(run_ids) as watches:
+            try:
+                async with asyncio.timeout(seconds):
+                    for watch in watches:
+                        news = watch.news
+                        while watch.status not in TERMINAL and not self._closing:
+                            await news.wait()
+                            news = watch.news
+            except TimeoutError:
+                return False
+        return not self._closing
+
+    async def stream(self, run_id: str, after: int) -> AsyncIterator[bytes]:
+        """Server-sent events of a run: those after number ``after``, then live ones, ``done`` last.
+
+        Events ``status``, ``checkpoint`` and ``evaluation`` carry their number as id; ``metrics`` (the newest values, at
+        most once a second) and ``log`` (lines written from now on) don't. A first frame, a comment, comes at once.
+
+        Raises:
+            TooManyRequests: before the first frame.
+        """
+        with self._watching([run_id]) as (watch,):
+            cursor, metrics_version, log_count = after, 0, watch.log_count
+            yield b": events of " + run_id.encode() + b"\n\n"
+            while not self._closing:
+                news = watch.news
+                while cursor < watch.event_seq:
+                    cursor, frames = await self._events_after(watch, cursor)
+                    yield frames
+                if watch.metrics_version != metrics_version:
+                    metrics_version = watch.metrics_version
+                    yield watch.metrics
+                if watch.log_count != log_count:
+                    missed = min(watch.log_count - log_count, len(watch.log_lines))
+                    log_count = watch.log_count
+                    yield b"".join(list(watch.log_lines)[-missed:])
+                if watch.status in TERMINAL and cursor >= watch.event_seq:
+                    yield _frame("done", {"run_id": run_id, "status": watch.status})
+                    return
+                try:
+                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                        await news.wait()
+                except TimeoutError:
+                    yield b": heartbeat\n\n"
+
+    async def _events_after(self, watch: Watch, cursor: int) -> tuple[int, bytes]:
+        """Encoded events after ``cursor`` and the number of the last: from the ring, or from the table if behind it."""
+        if cursor >= watch.base:
+            rows, last = [row for row in watch.events if row[0] > cursor], watch.event_seq
+        else:
+            last = watch.base
+            rows = await anyio.to_thread.run_sync(self._read_events, watch.run_id, cursor)
+        return (rows[-1][0] if rows else last), b"".join(frame for _, frame in rows)
+
+    def _read_events(self, run_id: str, after: int) -> list[tuple[int, bytes]]:
+        with self._database.reading() as session:
+            return _encode_events(runs.events(session, run_id, after, RING))
+
+    @contextmanager
+    def _watching(self, run_ids: Sequence[str]) -> Iterator[list[Watch]]:
+        if self._holders >= self._limit:
+            raise TooManyRequests(f"{self._limit} streams and waits are open already", retry_after=5)
+        self._holders += 1
+        watches = [self._watches.setdefault(run_id, Watch(run_id)) for run_id in run_ids]
+        for watch in watches:
+            watch.watchers += 1
+        self._joined.set()
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._follow(), name="streams")
+        try:
+            yield watches
+        finally:
+            self._holders -= 1
+            for watch in watches:
+                watch.watchers -= 1
+                if not watch.watchers:
+                    del self._watches[watch.run_id]
+
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._watches and not self._closing:
+            self._joined.clear()
+            now = monotonic()
+            questions = [watch.question(now) for watch in self._watches.values()]
+            try:
+                answers = await loop.run_in_executor(self._thread, self._read, questions)
+            except SQLAlchemyError as error:
+                logger.warning("streams: the database is away: %s", error)
+                answers = []
+            for news in answers:
+                if watch := self._watches.get(news.run_id):
+                    watch.take(news, now)
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._joined.wait()
+            except TimeoutError:
+                continue
+
+    def _read(self, questions: Sequence[_Question]) -> list[_News]:
+        with self._database.reading() as session:
+            versions = runs.versions(session, [question.run_id for question in questions])
+            known = [(question, *versions[question.run_id]) for question in questions if question.run_id in versions]
+            return [_answer(session, *row) for row in known]
+
+
+def _answer(session: Session, question: _Question, event_seq: int, metrics_version: int, status: str) -> _News:
+    run_id, events, latest, lines, cursor = question.run_id, [], None, [], question.log_cursor
+    if question.event_seq is not None and event_seq > question.event_seq:
+        events = _encode_events(runs.events(session, run_id, question.event_seq, RING))
+    due = question.due or status in TERMINAL
+    if due and metrics_version != question.metrics_version and (run := runs.get(session, run_id)):
+        latest = _encode_metrics(run, metrics.latest(session, run_id))
+    if cursor is None:
+        cursor = logs.end(session, run_id)
+    elif due and (status in HELD or events):
+        rows = logs.page(session, run_id, cursor, RING)
+        lines = [_frame("log", views.log_line(row).model_dump(mode="json")) for row in rows]
+        cursor = logs.Cursor(rows[-1].attempt, rows[-1].seq) if rows else cursor
+    return _News(run_id, status, event_seq, events, metrics_version, latest, cursor, lines)
+
+
+def _encode_events(rows: Sequence[models.Event]) -> list[tuple[int, bytes]]:
+    return [
+        (row.seq, _frame(row.type, row.data | {"created_at": views.utc(row.created_at)}, number=row.seq))
+        for row in rows
+    ]
+
+
+def _encode_metrics(run: models.Run, latest: Sequence[models.MetricLatest]) -> bytes:
+    view = views.run(run, 0, latest)
+    return _frame("metrics", view.model_dump(mode="json", include={"progress", "latest"}))
+
+
+def _frame(event: str, data: dict[str, Any], *, number: int | None = None) -> bytes:
+    head = b"" if number is None else b"id: %d\n" % number
+    return head + b"event: %s\ndata: %s\n\n" % (event.encode(), orjson.dumps(data, option=orjson.OPT_UTC_Z))
