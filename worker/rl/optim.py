@@ -170,7 +170,8 @@ class Adam:
 
 def clip_rows(gradients: Sequence[Tensor], max_norm: float) -> None:
     """Scale each replica's gradients, (R, …) buffers, in place so that their global norm is at most ``max_norm``."""
-    norms = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients])
-    scale = (max_norm / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp_(max=1.0)
+    norms = [torch.linalg.vector_norm(gradient, dim=1, keepdim=True) for gradient in gradients]
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
     for gradient in gradients:
-        gradient.mul_(scale.unsqueeze(1))
+        gradient.mul_(scale)

@@ -31,10 +31,9 @@ class Transition(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """What an on-policy agent learns from: time-major inside a replica, (R, T, N, …) each.
+    """What an on-policy agent learns from: time-major inside a replica, (R, T, N, …) unless said otherwise.
 
     Two masks: ``terminated`` removes the bootstrap, ``episode_end`` (terminated, truncated or cut) stops traces.
-    ``next_value`` is the value of the *true* next observation, that is of the final one where an episode was truncated.
     """
 
     obs: Tensor
@@ -42,8 +41,12 @@ class Rollout(NamedTuple):
     reward: Tensor
     terminated: Tensor
     episode_end: Tensor
-    next_value: Tensor
-    extras: dict[str, Tensor]
+    last_obs: Tensor
+    """What follows the last step, (R, N, …)."""
+    final_obs: Tensor
+    """True final observations of truncated episodes, (R, K, …); replicas with fewer than K are padded with zeros."""
+    final_index: Tensor
+    """Where they belong, (R, K) int64 into the flattened T * N axis; T * N where padded."""
 
 
 class Update(NamedTuple):

@@ -85,7 +85,7 @@ class Agent(ABC):
 
 
 def replica_of(module: nn.Module, rows: slice) -> nn.Module:
-    """A copy of a stacked module with only these rows of every parameter (rows = replicas x members)."""
+    """A copy of a stacked module with only these rows of every parameter, for export (rows = replicas x members)."""
     copied = deepcopy(module)
     with torch.no_grad():
         for parameter in copied.parameters():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from app.schemas.experiment import EnvironmentSpec
+from worker.rl.envs.cartpole import CartPole
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.envs.vector import LoopVectorEnv, Step, VectorEnv
 
@@ -16,4 +17,7 @@ def make(environment: EnvironmentSpec, seeds: Sequence[int], num_envs: int, *, p
         EnvironmentFailure: when the environment can't be made.
         UnsupportedSpace: when no agent could act in it.
     """
+    if environment.id == "CartPole-v1":
+        punish = environment.kwargs.get("sutton_barto_reward") is True
+        return CartPole(seeds, num_envs, purpose=purpose, sutton_barto_reward=punish)
     return LoopVectorEnv(environment.id, dict(environment.kwargs), seeds, num_envs, purpose=purpose)

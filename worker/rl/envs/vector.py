@@ -42,7 +42,7 @@ class VectorEnv(Protocol):
         """Take actions (R, N, …) in the environment's units: integers from 0, or box values, which are clipped."""
 
     def select(self, keep: Sequence[int]) -> None:
-        """Keep these replicas, in this order; the next call must be ``reset``."""
+        """Keep these replicas, in this order, in the middle of their episodes."""
 
     def close(self) -> None: ...
 

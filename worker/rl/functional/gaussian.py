@@ -10,6 +10,12 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _LOG_2 = math.log(2)
 
 
+def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density ``(…)`` of actions ``(…, A)`` under diagonal Gaussians of this mean and log standard deviation."""
+    z = (action - mean) * (-log_std).exp()
+    return (-0.5 * z.square() - log_std - _HALF_LOG_2PI).sum(-1)
+
+
 def tanh_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """A reparameterised sample ``tanh(mean + std * noise)`` and its log-density in ``(-1, 1)^A``.
 

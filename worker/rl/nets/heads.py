@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from worker.rl.nets.layers import Init, Linear, fan_in_linear
+from worker.rl.nets.layers import Init, Linear, fan_in_linear, rows_of
 from worker.rl.nets.torsos import MLP, NatureCNN, fan_in_mlp, orthogonal_mlp
 
 
@@ -50,6 +50,22 @@ class ActorCritic(nn.Module):
         x = obs if self.torso is None else self.torso(obs)
         out = self.towers(_for_members(x, 2)).unflatten(0, (-1, 2))
         return out[:, 0, :, : self.outputs], out[:, 1, :, 0]
+
+    def actor(self) -> "Actor":
+        """The policy alone, sharing memory with this network as long as its parameters stay where they are."""
+        return Actor(self.torso, rows_of(self.towers, slice(0, None, 2)), self.outputs)
+
+
+class Actor(nn.Module):
+    """The policy of an :class:`ActorCritic`: obs (R, B, …) -> (R, B, outputs)."""
+
+    def __init__(self, torso: nn.Module | None, tower: nn.Module, outputs: int) -> None:
+        super().__init__()
+        self.torso, self.tower, self.outputs = torso, tower, outputs
+
+    def forward(self, obs: Tensor) -> Tensor:
+        out: Tensor = self.tower(obs if self.torso is None else self.torso(obs))
+        return out[..., : self.outputs]
 
 
 def _policy_and_value(init: Init, features: int, outputs: int) -> Linear:

@@ -5,12 +5,16 @@ A network of R replicas with E members each is one network of R * E; callers vie
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.rl.noise import derive_seed
+
+M = TypeVar("M", bound=nn.Module)
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -60,9 +64,6 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(weight.new_zeros(weight.shape[0], 1, weight.shape[2]) if bias is None else bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.shape[0] == 1:
-            # squeeze, not indexing, whose gradient is a zero-filled copy
-            return torch.addmm(self.bias.squeeze(0), x.squeeze(0), self.weight.squeeze(0)).unsqueeze(0)
         return torch.baddbmm(self.bias, x, self.weight)
 
 
@@ -77,6 +78,12 @@ def fan_in_linear(init: Init, members: int, in_features: int, out_features: int)
     return Linear(
         init.uniform(members, in_features, out_features, bound), init.uniform(members, 1, out_features, bound)
     )
+
+
+def rows_of(module: M, rows: slice) -> M:
+    """A module of only these rows of every parameter, without gradients; it shares their memory."""
+    views = {id(p): nn.Parameter(p.detach()[rows], requires_grad=False) for p in module.parameters()}
+    return deepcopy(module, views)
 
 
 class Conv2d(nn.Module):

@@ -1,0 +1,235 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) with generalised advantage estimation.
+
+Details that matter, after Huang et al. 2022 (the 37 implementation details): orthogonal initialisation (sqrt 2, 0.01
+for the policy, 1 for the value), separate towers, Adam with eps 1e-5, global gradient clipping, advantages normalised
+per minibatch, minibatches shuffled each epoch, Gaussian actions stored as drawn and clipped by the environment,
+truncated episodes bootstrapped from their final observation.
+
+Deviations: log-probabilities and values of a rollout are computed once before the update instead of while acting (the
+weights are the same). Normalisers take in a rollout at a time: acting and learning on a rollout use the same
+observation statistics, which then move on; rewards are scaled by statistics that include the rollout. The value loss
+has no factor of one half, as in the paper.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from app.schemas import algorithms as configs
+from worker.rl.algorithms.agent import Agent, replica_of
+from worker.rl.envs.spaces import EnvSpec
+from worker.rl.functional import policy_gradient, returns
+from worker.rl.nets.heads import ActorCritic
+from worker.rl.nets.layers import Init
+from worker.rl.nets.normalisers import CLIP, RunningNorm
+from worker.rl.nets.policies import policy_for
+from worker.rl.noise import Noise
+from worker.rl.optim import Adam, Parameters
+from worker.rl.types import Act, Rollout, Update
+
+METRICS = ("losses/policy", "losses/value", "losses/entropy", "ppo/approx_kl", "ppo/clip_fraction")
+KL = METRICS.index("ppo/approx_kl")
+
+
+def build(
+    config: configs.PPO,
+    env_spec: EnvSpec,
+    seeds: Sequence[int],
+    device: torch.device,
+    total_env_steps: int,
+    num_envs: int,
+) -> "PPO":
+    return PPO(config, env_spec, seeds, device, total_env_steps, num_envs)
+
+
+class PPO(Agent):
+    saved = ("parameters", "optimiser", "observations", "rewards", "discounted", "updates")
+    driver = "on_policy"
+
+    def __init__(
+        self,
+        config: configs.PPO,
+        env_spec: EnvSpec,
+        seeds: Sequence[int],
+        device: torch.device,
+        total_env_steps: int,
+        num_envs: int,
+    ) -> None:
+        replicas = len(seeds)
+        self.config = config
+        self.env_spec = env_spec
+        self.num_steps = config.num_steps
+        self.updates = 0
+        self._updates_planned = total_env_steps / (config.num_steps * num_envs)
+        self._policy = policy_for(env_spec.action_space)
+        self.distribution = self._policy.distribution
+        self.network = ActorCritic(
+            Init(seeds, "actor_critic"),
+            env_spec.observation_shape,
+            env_spec.action_dim,
+            config.hidden_sizes,
+            config.activation,
+            config.log_std_init if self.distribution == "gaussian" else None,
+        ).to(device)
+        self.parameters = Parameters(replicas, self.network)
+        self.optimiser = Adam(self.parameters, config.learning_rate, eps=1e-5, max_grad_norm=config.max_grad_norm)
+        normalised = config.normalize_observation and not env_spec.image
+        self.observations = RunningNorm(replicas, env_spec.observation_shape, device) if normalised else None
+        self.rewards = RunningNorm(replicas, (), device) if config.normalize_reward else None
+        self.discounted = torch.zeros(replicas, num_envs, device=device)
+        self.actor = self.network.actor()
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, noise: Noise, *, explore: bool) -> Act:
+        outputs = self.actor(self._normalised(obs))
+        if explore:
+            return Act(self._policy.sample(outputs, self.network.log_std, noise), {})
+        return Act(self._policy.mode(outputs), {})
+
+    def update(self, batch: Rollout, noise: Noise) -> Update:
+        config = self.config
+        remaining = max(0.0, 1.0 - self.updates / self._updates_planned)
+        self.optimiser.lr = config.learning_rate * (remaining if config.learning_rate_schedule == "linear" else 1.0)
+        clip_range = config.clip_range * (remaining if config.clip_range_schedule == "linear" else 1.0)
+        batch_size = batch.reward[0].numel()
+        data = self._evaluate(batch)
+        explained = 1.0 - (data.target - data.value).var(1) / data.target.var(1)
+        metrics = []
+        active = [True] * self.parameters.replicas
+        for _ in range(config.epochs):
+            shuffled = data.take(noise.permutation("minibatch", batch_size))
+            for start in range(0, batch_size, batch_size // config.num_minibatches):
+                part = shuffled.rows(start, start + batch_size // config.num_minibatches)
+                loss, seen = self._loss(part, clip_range)
+                metrics.append(seen)
+                if config.target_kl is not None:
+                    kl = seen[KL].tolist()
+                    active = [a and k <= 1.5 * config.target_kl for a, k in zip(active, kl, strict=True)]
+                    if not any(active):
+                        break
+                self.optimiser.step(loss, active)
+            if not any(active):
+                break
+        self.updates += 1
+        self._observe(batch)
+        means = torch.stack(metrics).mean(0)
+        return Update(dict(zip(METRICS, means.unbind(), strict=True)) | {"ppo/explained_variance": explained})
+
+    def policy(self, replica: int) -> nn.Module:
+        return PPOPolicy(self, replica)
+
+    def finite(self) -> Tensor:
+        return self.parameters.finite()
+
+    def select(self, keep: Sequence[int]) -> None:
+        super().select(keep)
+        self.actor = self.network.actor()
+
+    @torch.no_grad()
+    def _evaluate(self, batch: Rollout) -> "_Samples":
+        """What the weights that acted make of the rollout: log-probabilities, values, advantages."""
+        _, steps, num_envs = batch.reward.shape
+        size = steps * num_envs
+        obs = torch.cat((batch.obs.flatten(1, 2), batch.last_obs, batch.final_obs), 1)
+        obs = self._normalised(obs)
+        outputs, values = self.network(obs)
+        action = batch.action.flatten(1, 2)
+        log_prob, _ = self._policy.evaluate(outputs[:, :size], self.network.log_std, action)
+        value = values[:, :size]
+        # Time-major: the value of what follows lies one row of environments on, except where an episode was truncated.
+        next_value = F.pad(values[:, num_envs : size + num_envs], (0, 1))
+        next_value.scatter_(1, batch.final_index, values[:, size + num_envs :])
+        advantage = returns.gae(
+            self._scaled(batch),
+            value.view(batch.reward.shape),
+            next_value[:, :size].view(batch.reward.shape),
+            self.config.gamma * (~batch.terminated),
+            batch.episode_end,
+            self.config.gamma,
+            self.config.gae_lambda,
+        ).flatten(1)
+        return _Samples(obs[:, :size], action, log_prob, value, advantage, advantage + value)
+
+    def _loss(self, part: "_Samples", clip_range: float) -> tuple[Tensor, Tensor]:
+        """Loss (R,), and the metrics of ``METRICS``, (metrics, R)."""
+        config = self.config
+        outputs, value = self.network(part.obs)
+        log_prob, entropy = self._policy.evaluate(outputs, self.network.log_std, part.action)
+        advantage = part.advantage
+        if config.normalize_advantage:
+            std, mean = torch.std_mean(advantage, 1, keepdim=True)
+            advantage = (advantage - mean) / (std + 1e-8)
+        log_ratio = log_prob - part.log_prob
+        ratio = log_ratio.exp()
+        policy_loss = policy_gradient.clipped_surrogate(ratio, advantage, clip_range).mean(1)
+        if config.clip_range_value is None:
+            value_loss = (value - part.target).square().mean(1)
+        else:
+            value_loss = policy_gradient.clipped_value(value, part.value, part.target, config.clip_range_value).mean(1)
+        entropy = entropy.mean(1)
+        loss = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * entropy
+        with torch.no_grad():
+            kl = policy_gradient.approx_kl(log_ratio).mean(1)
+            clipped = ((ratio - 1).abs() > clip_range).float().mean(1)
+            return loss, torch.stack((policy_loss, value_loss, entropy, kl, clipped))
+
+    def _normalised(self, obs: Tensor) -> Tensor:
+        return obs if self.observations is None else self.observations(obs)
+
+    def _scaled(self, batch: Rollout) -> Tensor:
+        """Rewards over the running standard deviation of their discounted sum, if so configured."""
+        if self.rewards is None:
+            return batch.reward
+        sums = returns.discounted_return(batch.reward, batch.episode_end, self.discounted, self.config.gamma)
+        self.discounted = sums[:, -1] * ~batch.episode_end[:, -1]
+        self.rewards.update(sums.flatten(1))
+        return self.rewards.rescale(batch.reward.flatten(1)).view(batch.reward.shape)
+
+    def _observe(self, batch: Rollout) -> None:
+        if self.observations is not None:
+            self.observations.update(batch.obs.flatten(1, 2))
+
+
+class _Samples(NamedTuple):
+    """A rollout without its order, (R, B, …) each."""
+
+    obs: Tensor
+    action: Tensor
+    log_prob: Tensor
+    value: Tensor
+    advantage: Tensor
+    target: Tensor
+
+    def take(self, order: Tensor) -> "_Samples":
+        """Samples in this order, (R, B) int64."""
+        replicas, size = order.shape
+        rows = (order + size * torch.arange(replicas, device=order.device).unsqueeze(1)).flatten()
+        return _Samples(*(x.flatten(0, 1).index_select(0, rows).view(x.shape) for x in self))
+
+    def rows(self, start: int, stop: int) -> "_Samples":
+        return _Samples(*(x[:, start:stop] for x in self))
+
+
+class PPOPolicy(nn.Module):
+    """One replica's policy for export: obs (B, …) -> ``logits`` or ``(mean, log_std)``, normaliser included."""
+
+    def __init__(self, agent: PPO, replica: int) -> None:
+        super().__init__()
+        row = slice(replica, replica + 1)
+        self.actor = replica_of(agent.actor, row)
+        log_std = agent.network.log_std
+        self.log_std = None if log_std is None else nn.Parameter(log_std[replica].detach().clone(), requires_grad=False)
+        norm = agent.observations
+        self.normalised = norm is not None
+        if norm is not None:
+            self.shift, self.scale = nn.Buffer(norm.shift[row].clone()), nn.Buffer(norm.scale[row].clone())
+
+    def forward(self, obs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = obs.unsqueeze(0)
+        if self.normalised:
+            x = ((x - self.shift) * self.scale).clamp(-CLIP, CLIP)
+        outputs: Tensor = self.actor(x).squeeze(0)
+        return outputs if self.log_std is None else (outputs, self.log_std.expand_as(outputs))

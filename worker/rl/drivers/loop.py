@@ -1,0 +1,274 @@
+"""What every driver does between updates: report, evaluate, save, and obey.
+
+A driver advances the loop, asks :meth:`Loop.look` whose episodes are to be cut, lets the agent learn, and calls
+:meth:`Loop.turn`. All cadences count env steps of one replica, so that every run sees the same ones in every pack.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.schemas.experiment import ExperimentSpec
+from worker.rl import export
+from worker.rl.algorithms.agent import Agent, Value
+from worker.rl.drivers.episodes import Episodes
+from worker.rl.envs import VectorEnv
+from worker.rl.evaluation import Evaluator
+from worker.rl.noise import Noise
+from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, Reporter, Result, State
+
+
+class Part(Protocol):
+    """A part of a driver that belongs to the resume state and carries the replica axis."""
+
+    def state(self) -> Mapping[str, Value]: ...
+
+    def load(self, state: Any) -> None: ...
+
+    def select(self, keep: Sequence[int]) -> None: ...
+
+
+class Selectable(Protocol):
+    def select(self, keep: Sequence[int]) -> None: ...
+
+
+@dataclass
+class Scores:
+    """Mean returns of the best and the latest evaluation, (R,) float64 each; NaN before the first."""
+
+    best: Tensor
+    latest: Tensor
+
+    @classmethod
+    def none(cls, replicas: int) -> "Scores":
+        return cls(*(torch.full((replicas,), math.nan, dtype=torch.float64) for _ in range(2)))
+
+    def add(self, means: np.ndarray) -> list[int]:
+        """Take in an evaluation, (R,); the replicas that did better than ever."""
+        self.latest = torch.from_numpy(means)
+        better = ~(self.latest <= self.best)
+        self.best = torch.where(better, self.latest, self.best)
+        return [int(r) for r in better.nonzero()]
+
+    def result(self, replica: int) -> Result:
+        return Result(*(None if math.isnan(v) else v for v in (float(self.best[replica]), float(self.latest[replica]))))
+
+    def state(self) -> dict[str, Value]:
+        return {"best": self.best, "latest": self.latest}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.best, self.latest = state["best"], state["latest"]
+
+    def select(self, keep: Sequence[int]) -> None:
+        self.best, self.latest = self.best[list(keep)], self.latest[list(keep)]
+
+
+class Loop:
+    """Cadences, control and state of one pack.
+
+    Args:
+        spec: resolved.
+        seeds: of the runs trained together.
+        agent, env: built for these seeds.
+        emit_every: env steps between two points of a metric.
+        parts: further parts of the resume state (a replay), by name.
+        followers: what else must be told when replicas leave.
+    """
+
+    def __init__(
+        self,
+        spec: ExperimentSpec,
+        seeds: Sequence[int],
+        agent: Agent,
+        env: VectorEnv,
+        reporter: Reporter,
+        device: torch.device,
+        *,
+        emit_every: int,
+        parts: Mapping[str, Part] | None = None,
+        followers: Sequence[Selectable] = (),
+    ) -> None:
+        training = spec.training
+        self.spec, self.agent, self.env, self.reporter = spec, agent, env, reporter
+        self.noise = Noise(seeds, device)
+        self.replicas = len(seeds)
+        self.env_step = 0
+        self.episodes = Episodes(self.replicas, env.num_envs)
+        self.scores = Scores.none(self.replicas)
+        self._evaluator = Evaluator(spec.environment, seeds, training.evaluation_episodes, device)
+        self._parts: dict[str, Part] = {"agent": agent, "noise": self.noise, "scores": self.scores, **(parts or {})}
+        self._followers: list[Selectable] = [*self._parts.values(), env, self.episodes, self._evaluator, *followers]
+        self._total = training.total_env_steps
+        self._evaluate_every = training.evaluate_every or self._total
+        self._checkpoint_every = training.checkpoint_every or self._total
+        self._emit_every = emit_every
+        self._orders: Mapping[int, Order] = {}
+        self._metrics: Mapping[str, Tensor] = {}
+        self._seen = self._evaluated = 0
+
+    def begin(self, resume: State | None) -> np.ndarray:
+        """Load the state, if any, and reset the environments: obs (R, N, …)."""
+        if resume is not None:
+            for name, part in self._parts.items():
+                prefix = f"{name}/"
+                held = {**resume.tensors, **resume.meta["numbers"]}
+                part.load({k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)})
+            self.env_step = self._seen = self._evaluated = resume.env_step
+        obs = self.env.reset(self.env_step)
+        self.reporter.started(self.env_step)
+        self._emitted = self.env_step
+        self._clock = time.perf_counter()
+        return obs
+
+    def advance(self, env_steps: int) -> None:
+        """So many env steps were taken per replica."""
+        self.env_step += env_steps
+
+    def look(self) -> np.ndarray:
+        """Hear what users want. Which replicas' episodes end here, (R,) bool: to be known before the update."""
+        self._orders = self.reporter.poll()
+        cut = np.zeros(self.replicas, bool)
+        if self._due(self._checkpoint_every) or "preempt" in self._orders.values():
+            cut[:] = True
+        cut[[r for r, order in self._orders.items() if order == "pause"]] = True
+        return cut
+
+    def record(self, metrics: Mapping[str, Tensor]) -> None:
+        """Metrics of an update, (R,) each, left on the device until they are reported."""
+        self._metrics = metrics
+
+    def turn(self, obs: np.ndarray) -> np.ndarray | None:
+        """Do what is due after an update: the observations to go on from, or None when the driver is to return."""
+        over = self.env_step >= self._total
+        saving = self._due(self._checkpoint_every)
+        evaluating = self._due(self._evaluate_every) or over
+        if not (over or saving or evaluating or self._orders or self.env_step - self._emitted >= self._emit_every):
+            return obs
+        leaving = self._emit()
+        best = self._evaluate() if evaluating and self._evaluated < self.env_step else []
+        exported: dict[int, PolicyFiles] = {}
+        self._save("best", [r for r in best if r not in leaving], exported)
+        if over:
+            self._finish_all(leaving, exported)
+            return None
+        preempted = "preempt" in self._orders.values()
+        leaving |= self._obey(leaving, exported)
+        obs = self._leave(leaving, obs)
+        if not self.replicas:
+            return None
+        if preempted:
+            self.reporter.publish(self.env_step, self.state())
+            self.reporter.preempted(self.env_step)
+            return None
+        if saving:
+            self._save("scheduled", range(self.replicas), {} if leaving else exported)  # their numbers have changed
+            self.reporter.publish(self.env_step, self.state())
+            self.episodes.cut()
+            obs = self.env.reset(self.env_step)
+        self._seen = self.env_step
+        self._clock = time.perf_counter()
+        return obs
+
+    def state(self) -> State:
+        """A copy of everything that decides how training goes on after a cut at this step."""
+        tensors: dict[str, Tensor] = {}
+        numbers: dict[str, int | float] = {}
+        for name, part in self._parts.items():
+            for key, value in part.state().items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}/{key}"] = value.detach().to("cpu", copy=True)
+                else:
+                    numbers[f"{name}/{key}"] = value
+        return State(tensors, {"env_step": self.env_step, "numbers": numbers})
+
+    def close(self) -> None:
+        self.env.close()
+        self._evaluator.close()
+
+    def _due(self, every: int) -> bool:
+        return self.env_step // every > self._seen // every
+
+    def _emit(self) -> set[int]:
+        """Report what was measured since the last time. The replicas that diverged, already finished."""
+        values = self.episodes.take()
+        rate = (self.env_step - self._emitted) / max(time.perf_counter() - self._clock, 1e-9)
+        values["train/env_steps_per_second"] = np.full(self.replicas, rate)
+        finite = self.agent.finite()
+        if self._metrics:
+            stacked = torch.stack([*(m.float() for m in self._metrics.values()), finite.float()]).cpu().numpy()
+            values |= dict(zip(self._metrics, stacked.astype(np.float64), strict=False))
+            losses = [row for key, row in zip(self._metrics, stacked, strict=False) if key.startswith("losses/")]
+            sound = np.isfinite(losses).all(0) & (stacked[-1] > 0)
+        else:
+            sound = finite.cpu().numpy()
+        self.reporter.metrics(self.env_step, values)
+        self._metrics = {}
+        self._emitted = self.env_step
+        self.reporter.progress(self.env_step)
+        diverged = {int(r) for r in np.flatnonzero(~sound)}
+        for r in diverged:
+            message = f"a loss or weight is no longer finite after {self.env_step} env steps: try a lower learning rate"
+            self.reporter.finish(r, "failed", self.scores.result(r), Reason("diverged", message), None)
+        return diverged
+
+    def _evaluate(self) -> list[int]:
+        """Evaluate all replicas; those that did better than ever."""
+        result = self._evaluator.run(self.agent, self.env_step)
+        means = result.returns.mean(1)
+        self.reporter.evaluation(self.env_step, result.returns, result.lengths)
+        self.reporter.metrics(
+            self.env_step, {"evaluation/return_mean": means, "evaluation/return_std": result.returns.std(1)}
+        )
+        self._evaluated = self.env_step
+        return self.scores.add(means)
+
+    def _save(self, kind: CheckpointKind, replicas: Sequence[int], exported: dict[int, PolicyFiles]) -> None:
+        for r in replicas:
+            if r not in exported:
+                exported[r] = export.export_policy(self.agent, r, self.env.spec, self.spec)
+            fresh = self._evaluated == self.env_step
+            mean = self.scores.result(r).final_return if fresh else None
+            self.reporter.checkpoint(self.env_step, kind, r, exported[r], mean)
+
+    def _finish_all(self, leaving: set[int], exported: dict[int, PolicyFiles]) -> None:
+        staying = [r for r in range(self.replicas) if r not in leaving]
+        self._save("final", staying, exported)
+        for r in staying:
+            self.reporter.finish(r, "succeeded", self.scores.result(r), None, None)
+        self.reporter.drop([])
+
+    def _obey(self, gone: set[int], exported: dict[int, PolicyFiles]) -> set[int]:
+        """Carry out the orders for replicas not already ``gone``; those that leave."""
+        orders = {r: order for r, order in self._orders.items() if order != "preempt" and r not in gone}
+        self._orders = {}
+        paused = [r for r, order in orders.items() if order == "pause"]
+        state = self.state().select(paused) if paused else None
+        for r, order in orders.items():
+            match order:
+                case "kill":
+                    self.reporter.finish(r, "cancelled", None, Reason("killed", "killed on request"), None)
+                case "cancel":
+                    self._save("final", [r], exported)
+                    reason = Reason("cancelled", "cancelled on request")
+                    self.reporter.finish(r, "cancelled", self.scores.result(r), reason, None)
+                case "pause":
+                    self.reporter.finish(r, "paused", None, None, state)
+        return set(orders)
+
+    def _leave(self, leaving: set[int], obs: np.ndarray) -> np.ndarray:
+        """Compact the pack; those who stay notice nothing."""
+        if not leaving:
+            return obs
+        keep = [r for r in range(self.replicas) if r not in leaving]
+        self.reporter.drop(keep)
+        self.replicas = len(keep)
+        if keep:
+            for follower in self._followers:
+                follower.select(keep)
+        return obs[keep]

@@ -1,0 +1,64 @@
+"""Collect a rollout with the current policy, learn from it, throw it away."""
+
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+
+from app.schemas.experiment import ExperimentSpec
+from worker.rl.algorithms.agent import Agent
+from worker.rl.drivers.loop import Loop
+from worker.rl.envs import VectorEnv
+from worker.rl.noise import Noise
+from worker.rl.replay.rollout import RolloutStorage
+from worker.rl.reporter import Reporter, State
+
+
+class OnPolicy(Protocol):
+    """What this driver asks of an agent besides acting and learning."""
+
+    num_steps: int
+    """Env steps per copy and rollout."""
+
+
+def run(
+    spec: ExperimentSpec,
+    seeds: list[int],
+    agent: Agent,
+    env: VectorEnv,
+    reporter: Reporter,
+    device: torch.device,
+    resume: State | None,
+) -> None:
+    """Train until the env steps are done or nobody is left. See :func:`worker.rl.drivers.train`."""
+    steps = cast("OnPolicy", agent).num_steps
+    storage = RolloutStorage(
+        len(seeds),
+        env.num_envs,
+        steps,
+        (env.spec.observation_shape, env.spec.observation_dtype),
+        (env.spec.action_shape, env.spec.action_dtype),
+        device,
+    )
+    per_rollout = steps * env.num_envs
+    loop = Loop(spec, seeds, agent, env, reporter, device, emit_every=per_rollout, followers=[storage])
+    obs: np.ndarray | None = loop.begin(resume)
+    while obs is not None:
+        obs = collect(agent, env, storage, loop.noise, obs)
+        loop.advance(per_rollout)
+        loop.episodes.add(storage.reward, storage.episode_end)
+        rollout = storage.rollout(obs, loop.look())
+        loop.record(agent.update(rollout, loop.noise).metrics)
+        obs = loop.turn(obs)
+    loop.close()
+
+
+def collect(agent: Agent, env: VectorEnv, storage: RolloutStorage, noise: Noise, obs: np.ndarray) -> np.ndarray:
+    """Fill the storage, acting on from ``obs``; the observations to act on next."""
+    storage.begin()
+    for t in range(storage.steps):
+        action = agent.act(storage.observe(t, obs), noise, explore=True).action
+        step = env.step(action.cpu().numpy())
+        storage.add(t, action, step.reward, step.terminated, step.truncated, step.next_obs)
+        obs = step.obs
+    return obs

@@ -1,0 +1,13 @@
+"""Categorical distributions; the last axis holds the choices."""
+
+from torch import Tensor
+
+
+def sample(logits: Tensor, gumbel: Tensor) -> Tensor:
+    """A sample (…) from logits and standard Gumbel noise, (…, n) each: the argmax of their sum (Gumbel 1954)."""
+    return (logits + gumbel).argmax(-1)
+
+
+def log_prob(log_p: Tensor, action: Tensor) -> Tensor:
+    """Log-probability of ``action`` (…) int64 under log-probabilities (…, n)."""
+    return log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
