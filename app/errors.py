@@ -146,8 +146,8 @@ class Unavailable(AppError):
 
     status, code, title = 503, "unavailable", "Temporarily unavailable"
 
-    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
-        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+    def __init__(self, detail: str, *, errors: Iterable[FieldError] = (), retry_after: int = 1) -> None:
+        super().__init__(detail, errors=errors, headers={"Retry-After": str(retry_after)})
 
 
 def problem_bytes(error: AppError) -> bytes:

@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from app import errors
 from app.errors import PROBLEM_TYPE, AppError, problem_bytes
 from app.schemas.base import FieldError, closest
-from app.schemas.responses import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -117,9 +116,10 @@ def _field_error(row: Mapping[str, Any], body: object, model: type[BaseModel] | 
     where, path = row["loc"][0], list(row["loc"][1:])
     if row["type"] == "json_invalid":
         return FieldError("", f"not valid JSON: {row['ctx']['error']} at character {path[0]}")
-    if where != "body":
-        return FieldError(_pointer(path), f"{where} parameter: {_sentence(row)}")
     kind = row["type"]
+    if where != "body":
+        message = "unknown" if kind == "extra_forbidden" else _sentence(row)
+        return FieldError(_pointer(path), f"{where} parameter: {message}")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _tag_error(row, _walk(path, body), model, path)
     pointer = _pointer(_walk(path, body, missing=kind == "missing"))

@@ -305,12 +305,12 @@ class Health(Schema):
 
 
 class Readiness(Schema):
-    """Whether the service can take work, by part."""
+    """The service can take work."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.READINESS]})
 
-    status: Literal["ready", "unready"]
-    database: Literal["ok", "unreachable"]
-    migrations: Literal["ok", "pending", "unknown"]
-    broker: Literal["ok", "unreachable", "none"]
-    """Without a broker the sweepers still start queued jobs, only later."""
+    status: Literal["ready"] = "ready"
+    database: Literal["ok"] = "ok"
+    migrations: Literal["ok"] = "ok"
+    broker: Literal["ok", "none"]
+    """Without a broker queued jobs start when a worker next looks."""

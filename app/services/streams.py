@@ -157,8 +157,8 @@ class Hub:
     async def stream(self, run_id: str, after: int) -> AsyncIterator[bytes]:
         """Server-sent events of a run: those after number ``after``, then live ones, ``done`` last.
 
-        Events ``status``, ``checkpoint`` and ``evaluation`` carry their number as id; ``metrics`` (the newest values, at
-        most once a second) and ``log`` (lines written from now on) don't. A first frame, a comment, comes at once.
+        Events ``status``, ``checkpoint`` and ``evaluation`` carry their number as id; ``metrics`` (the newest values,
+        once a second at most) and ``log`` (lines written from now on) don't. A first frame, a comment, comes at once.
 
         Raises:
             TooManyRequests: before the first frame.
