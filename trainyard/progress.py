@@ -33,14 +33,12 @@ class Line:
             self.status = str(data["status"])
         elif event.type == "metrics":
             self._metrics(data)
-        elif event.type == "evaluation":
+        elif event.type == "evaluation" and data["return_mean"] is not None:
             self.evaluation = float(data["return_mean"])
-            self.env_steps = max(self.env_steps, int(data["env_steps"]))
 
     def _metrics(self, data: Mapping[str, Any]) -> None:
-        latest: Mapping[str, Mapping[str, Any]] = data["latest"]
-        self.env_steps = max([self.env_steps, *(int(point["step"]) for point in latest.values())])
-        value = latest.get("train/episode_return", {}).get("value")
+        self.env_steps = int(data["progress"]["env_steps"])
+        value = data["latest"].get("train/episode_return", {}).get("value")
         self.episode_return = self.episode_return if value is None else float(value)
 
     def __str__(self) -> str:
