@@ -1,9 +1,9 @@
 """``python -m app.embedded``: broker, worker and API as one process group on one machine.
 
-One instance per data directory, by an ``flock`` on it. The children import while the database is migrated, and run once
-it is; each leads a session of its own, so that Ctrl-C reaches this process alone, which stops them in order: API, worker,
-broker. API and worker also end when this process dies in any other way (``app.lifeline``); a broker left behind is
-adopted by the next start.
+One instance per data directory, by an ``flock`` on it. The children import while the database is migrated, and run
+once it is; each leads a session of its own, so that Ctrl-C reaches this process alone, which stops them in order: API,
+worker, broker. API and worker also end when this process dies in any other way (``app.lifeline``); a broker left behind
+is adopted by the next start.
 """
 
 import argparse
@@ -225,7 +225,7 @@ class Instance:
 
 
 def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - it is being replaced
 
 
 def _free_port(host: str, port: int) -> int:
@@ -243,7 +243,8 @@ def _free_port(host: str, port: int) -> int:
 
 def _say(message: str) -> None:
     with contextlib.suppress(OSError):  # nobody may be reading any more
-        print(f"trainyard: {message}", flush=True)
+        sys.stdout.write(f"trainyard: {message}\n")
+        sys.stdout.flush()
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

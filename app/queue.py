@@ -48,7 +48,7 @@ class Doorbell:
             return False
         try:
             self._celery.send_task(TASK, args=(queue,), queue=queue)
-        except Exception as error:  # the transport raises errors of kombu, redis and the socket layer alike
+        except Exception as error:  # noqa: BLE001 - the transport raises errors of kombu, redis and the socket layer alike
             log.warning("ringing queue %s failed: %s; the sweeper rings again", queue, error)
             return False
         return True

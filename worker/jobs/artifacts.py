@@ -23,7 +23,7 @@ def write_folder(root: Path, path: str, files: Mapping[str, bytes]) -> list[dict
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             _fill(folder, files)
-            os.rename(folder, target)
+            folder.rename(target)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -40,7 +40,7 @@ def remove(root: Path, paths: Iterable[str]) -> None:
 def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
     folder.chmod(0o755)
     for name, content in files.items():
-        with open(folder / name, "xb") as file:
+        with (folder / name).open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -1,6 +1,6 @@
 """Telling a database that is away for a while from a mistake in a statement."""
 
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from sqlalchemy import exc
 
-DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
+DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 """Refused, lost or exhausted connections, a locked file, a server that starts up: try again later."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from worker.jobs.protocol import JobMessage
+from worker.jobs.protocol import JobMessage, Order
 
 
 def end_group() -> None:
@@ -29,7 +29,7 @@ class Control(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="control", daemon=True)
-        self.orders: Mapping[str, str] = {}
+        self.orders: Mapping[str, Order] = {}
         """run id -> ``cancel``, ``pause`` or ``kill``: replaced as a whole, never changed."""
         self.preempt = False
         self._jobs: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
@@ -59,7 +59,7 @@ class Control(threading.Thread):
             case "preempt":
                 self.preempt = True
         if self._lease:
-            faulthandler.dump_traceback_later(self._lease, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(self._lease, exit=True, file=sys.stderr)
 
 
 def _lines() -> Iterator[bytes]:

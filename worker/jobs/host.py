@@ -4,7 +4,6 @@ import logging
 import os
 import platform
 import threading
-import time
 
 from app.db.engine import Database
 from app.db.ids import new_id
@@ -36,7 +35,13 @@ class Host:
         """Jobs whose trainers run here, and their attempts."""
         self._stopped = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._sweeper = Sweeper(self.database, self.doorbell.ring, self.doorbell.length)
+        self._sweeper = Sweeper(
+            self.database,
+            interval=settings.sweep_seconds,
+            ring=self.doorbell.ring,
+            queue_length=self.doorbell.length,
+            artifacts_dir=settings.artifacts_dir,
+        )
 
     def start(self) -> None:
         """Start spares, heartbeats and sweeper."""
@@ -48,6 +53,7 @@ class Host:
         """End them; supervisors have ended before."""
         self._stopped.set()
         self.spares.stop()
+        self._sweeper.stop()
         self._beating.join()
         self.database.dispose()
         self.doorbell.close()

@@ -7,12 +7,13 @@ Trainer to supervisor: :data:`READY` once it is warm and, as its last line, a :c
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from app.db.repositories.jobs import Claim
 
+Order = Literal["cancel", "pause", "kill"]
 READY = b'{"ready": true}'
 
 

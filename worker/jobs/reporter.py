@@ -47,6 +47,7 @@ class DatabaseReporter:
         self._saved.set()
         self._pausing: list[str] = []
         self._paused_state: State | None = None
+        self._env_step = 0
         self._progress = (time.monotonic(), 0)
         self.was_preempted = False
 
@@ -65,7 +66,7 @@ class DatabaseReporter:
             self._folders.clear()
 
     def started(self, env_step: int) -> None:
-        self._progress = (time.monotonic(), env_step)
+        self._env_step, self._progress = env_step, (time.monotonic(), env_step)
         gathered = facts.gather(pack=len(self._run_ids), device=self._job.device)
         self._writer.add(Begin(self._fence, env_step, self._job.device, gathered))
 
@@ -75,6 +76,7 @@ class DatabaseReporter:
         self.progress(env_step)
 
     def progress(self, env_step: int) -> None:
+        self._env_step = env_step
         since, before = self._progress
         elapsed = time.monotonic() - since
         if elapsed >= PROGRESS_SECONDS:
@@ -105,14 +107,19 @@ class DatabaseReporter:
         orders, preempt = self._control.orders, self._control.preempt
         if not orders and not preempt:
             return _NOTHING
-        everybody: Mapping[int, Order] = dict.fromkeys(range(len(self._run_ids)), "preempt") if preempt else {}
-        asked = {index: orders[run_id] for index, run_id in enumerate(self._run_ids) if run_id in orders}
-        return {**everybody, **asked}
+        given: dict[int, Order] = {}
+        for index, run_id in enumerate(self._run_ids):
+            if run_id in orders:
+                given[index] = orders[run_id]
+            elif preempt:
+                given[index] = "preempt"
+        return given
 
     def finish(
         self, replica: int, outcome: Outcome, result: Result | None, reason: Reason | None, state: State | None
     ) -> None:
         run_id = self._run_ids[replica]
+        self._writer.set_progress({run_id: (self._env_step, None)})
         if outcome == "paused":
             self._pausing.append(run_id)
             self._paused_state = state

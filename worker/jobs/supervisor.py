@@ -28,6 +28,9 @@ PREEMPT_SECONDS = 20.0
 """Time a trainer has to checkpoint when the worker shuts down."""
 END_SECONDS = 10.0
 """Time a trainer has to end after its verdict."""
+OUTCOMES = {"done": "done", "stale": "done", "preempted": "preempted", "killed": "killed"}
+"""Of an attempt, by verdict; every other is a crash. A stale one records nothing unless its last commit was answered by
+a lost connection: then all its runs are finished."""
 RECORD_SECONDS = 600.0
 """How long an end is kept for a database that is away; after that the lease tells it."""
 
@@ -152,7 +155,7 @@ class Supervisor:
                         session,
                         job_id=self.claim.job_id,
                         attempt=self.claim.attempt,
-                        outcome=verdict.code if verdict.code in ("done", "preempted", "killed") else "crashed",
+                        outcome=OUTCOMES.get(verdict.code, "crashed"),
                         code=None if verdict.code == "done" else verdict.code,
                         message=verdict.message or None,
                         retryable=verdict.retryable,
@@ -163,5 +166,3 @@ class Supervisor:
                     log.error("job %s: its end (%s) could not be recorded: %s", self.claim.job_id, verdict.code, error)
                     return
                 time.sleep(1)
-
-

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import traceback
-from pathlib import Path
 
 from worker.jobs.control import Control, end_group
 from worker.jobs.protocol import DONE, PREEMPTED, READY, STALE, JobMessage, Verdict
@@ -48,7 +47,7 @@ def _train(job: JobMessage, control: Control) -> Verdict:
         return Verdict(error.code, error.message, error.retryable)
     except (torch.OutOfMemoryError, MemoryError) as error:
         return Verdict("out_of_memory", f"out of memory: {error}; fewer or smaller networks, copies or buffers", False)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it was, the verdict says so
         traceback.print_exc()
         return Verdict("crashed", f"{type(error).__name__}: {error}")
     return PREEMPTED if preempted else DONE

@@ -1,7 +1,5 @@
 """A trainer's job, once torch is there."""
 
-from pathlib import Path
-
 import torch
 
 from app.db.engine import Database

@@ -47,7 +47,7 @@ class Write(ABC):
     urgent: ClassVar[bool] = False
     """Whether it is not kept waiting for a second."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most have no files
         """Write files: once, before the transaction."""
 
     @abstractmethod
@@ -142,7 +142,7 @@ class Writer(threading.Thread):
     def run(self) -> None:
         try:
             self._run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the training thread raises it
             with self._changed:
                 self.error = error
                 self._changed.notify_all()
@@ -208,7 +208,7 @@ class Writer(threading.Thread):
 
 
 def by_run(rows: list[Row]) -> dict[str, dict[str, Points]]:
-    """Run id -> key -> points with strictly increasing steps. NaN is no value; of several at one step the last stays."""
+    """Run id -> key -> points, steps strictly increasing. NaN is no value; of several at one step the last stays."""
     columns: dict[tuple[tuple[str, ...], str], list[Row]] = {}
     for row in rows:
         for key in row.values:
