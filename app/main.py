@@ -11,7 +11,7 @@ from typing import Any, Final
 import anyio.to_thread
 from fastapi import FastAPI
 
-from app.api import catalogue, checkpoints, experiments, operations, problems, runs
+from app.api import actions, catalogue, checkpoints, experiments, operations, problems, runs
 from app.api.deps import Service
 from app.db.engine import Database
 from app.errors import MethodNotAllowed
@@ -20,11 +20,9 @@ from app.queue import Doorbell
 from app.schemas.responses import Problem
 from app.services.streams import Hub
 from app.services.sweep import Sweeper
-from app.serving import asgi
 from app.serving.asgi import ActionApp
 from app.settings import Settings, get_settings
 
-ACTIONS_PATH: Final = "/v1/runs/{run_id}/actions"
 _ACTIONS: Final = re.compile(r"/v1/runs/[^/]+/actions")
 
 
@@ -34,10 +32,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     database = Database(settings.database_url, pool_size=settings.database_pool_size)
     doorbell = Doorbell(settings.broker_url)
     service = Service(settings, database, doorbell, Hub(database, limit=settings.max_streams))
-    actions = ActionApp(settings, database)
+    acting = ActionApp(settings, database)
     routed = Router(
-        api=BodyLimit(_api(service, actions), limit=settings.max_body_bytes),
-        actions=BodyLimit(actions, limit=settings.max_action_body_bytes),
+        api=BodyLimit(_api(service, acting), limit=settings.max_body_bytes),
+        actions=BodyLimit(acting, limit=settings.max_action_body_bytes),
     )
     key = settings.api_key.get_secret_value() if settings.api_key else None
     return Gate(routed, hosts=settings.hosts, api_key=key)
@@ -60,12 +58,12 @@ class Router:
             await send_problem(send, MethodNotAllowed(detail, headers={"Allow": "POST"}))
 
 
-def _api(service: Service, actions: ActionApp) -> FastAPI:
+def _api(service: Service, acting: ActionApp) -> FastAPI:
     api = FastAPI(
         title="Trainyard",
         version=operations.VERSION,
         summary="Trains deep reinforcement-learning agents and serves their policies.",
-        lifespan=_lifespan(service, actions),
+        lifespan=_lifespan(service, acting),
         redirect_slashes=False,
         redoc_url=None,
         responses=problems.problems(401, 500, 503),
@@ -95,11 +93,11 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
         components["schemas"].pop(name, None)
     components["securitySchemes"] = {"operator": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"operator": []}, {}]
-    document["paths"][ACTIONS_PATH] = getattr(asgi, "OPENAPI", {})
+    document["paths"][actions.PATH] = actions.OPENAPI
     return document
 
 
-def _lifespan(service: Service, actions: ActionApp) -> Callable[[FastAPI], Any]:
+def _lifespan(service: Service, acting: ActionApp) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
         settings, database, doorbell = service.settings, service.database, service.doorbell
@@ -118,7 +116,7 @@ def _lifespan(service: Service, actions: ActionApp) -> Callable[[FastAPI], Any]:
         finally:
             service.hub.close()
             sweeper.stop()
-            actions.close()
+            acting.close()
             doorbell.close()
             database.dispose()
 
