@@ -25,6 +25,8 @@ from app.settings import Settings
 
 INLINE_SECONDS: Final = 1e-3
 """The longest that inference may hold the event loop."""
+MAX_THREADS: Final = 4
+"""For slow inferences; at least one, at most half of the cores."""
 BACKLOG_PER_THREAD: Final = 16
 """Slow inferences that may wait for each thread before more are refused."""
 
@@ -36,7 +38,7 @@ class ActionApp:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._store = PolicyStore(database, settings.artifacts_dir, capacity=settings.policy_cache_bytes)
-        threads = max(1, (os.cpu_count() or 2) // 2)
+        threads = min(MAX_THREADS, max(1, (os.cpu_count() or 2) // 2))
         self._threads = ThreadPoolExecutor(threads, "inference")
         self._vacant = threads * (1 + BACKLOG_PER_THREAD)
 

@@ -174,9 +174,7 @@ class TestLoading:
         forget(store)
         assert ask(store, run_id) == checkpoint_id
 
-    def test_a_checkpoint_replaced_since_it_was_found_is_found_anew(
-        self, service: Service, store: PolicyStore
-    ) -> None:
+    def test_a_checkpoint_replaced_since_it_was_found_is_found_anew(self, service: Service, store: PolicyStore) -> None:
         run_id = service.run()
         gone = service.checkpoint(run_id, BUNDLE, GRAPH, kind="best")
         ask(store, run_id)
