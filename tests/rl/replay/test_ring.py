@@ -33,7 +33,6 @@ class Simulation:
 
     def begin(self) -> None:
         self.current = self.observe()
-        self.ring.begin(self.current)
 
     def steps(self, count: int) -> None:
         shape = (R, self.ring.num_envs)
@@ -44,7 +43,8 @@ class Simulation:
             terminated = ended & (self.rng.random(shape) < 0.5)
             next_obs = self.observe()
             after = np.where(ended[..., None], self.observe(), next_obs)
-            self.ring.add(action, reward, terminated, ended, next_obs, after)
+            self.ring.observe(self.current)
+            self.ring.add(action, reward, terminated, ended, next_obs)
             self.expected.append((self.current, action, reward, terminated, next_obs))
             self.current = after
 
@@ -75,23 +75,27 @@ def test_every_transition_comes_back_as_it_was(capacity: int, num_envs: int, end
 
 
 @pytest.mark.parametrize("end_probability", [0.0, 0.3])
-def test_beginning_anew_cuts_episodes_in_flight(end_probability: float) -> None:
+def test_new_episodes_may_begin_anywhere_after_a_cut(end_probability: float) -> None:
     sim = simulation(20, 2, end_probability)
     for _ in range(30):
-        sim.begin()
+        sim.ring.cut(np.ones(R, bool))
         if sim.number % 3 == 0:
-            sim.begin()  # nothing in flight: nothing to cut
+            sim.ring.cut(np.ones(R, bool))  # nothing in flight: nothing to cut
+        sim.begin()
         sim.steps(int(sim.rng.integers(1, 6)))
         sim.check()
 
 
-def test_a_cut_is_marked_as_the_end_of_an_episode() -> None:
+def test_a_cut_ends_the_episodes_of_the_replicas_named() -> None:
     sim = simulation(20, 2, 0.0)
     sim.begin()
     sim.steps(5)
     assert (sim.ring.final[:, :5] < 0).all()
-    sim.begin()
-    assert (sim.ring.final[:, 4] >= 0).all() and (sim.ring.final[:, :4] < 0).all()
+    sim.ring.cut(np.array([True, False, True]))
+    assert (sim.ring.final[[0, 2], 4] >= 0).all() and (sim.ring.final[1, 4] < 0).all()
+    assert (sim.ring.final[:, :4] < 0).all()
+    sim.steps(3)
+    sim.check()
 
 
 def test_no_index_outside_what_is_held() -> None:
@@ -109,6 +113,7 @@ def test_goes_on_from_a_saved_state(steps: int) -> None:
     sim = simulation(10, 2, 0.3)
     sim.begin()
     sim.steps(steps)
+    sim.ring.cut(np.ones(R, bool))
     state = deepcopy(sim.ring.state())
     other = simulation(10, 2, 0.3, seed=1)
     other.ring.load(state)

@@ -11,11 +11,12 @@ from worker.rl.replay.uniform import Uniform
 def filled(steps: int, replicas: int = 2) -> Uniform:
     """Step t has observation, action and reward t; every third ends its episode, every sixth by termination."""
     replay = Uniform(Ring(replicas, 1, 12, ((1,), np.float32), ((), np.int64)), 0.9, torch.device("cpu"))
-    replay.ring.begin(np.zeros((replicas, 1, 1), np.float32))
     for t in range(steps):
         now = np.full((replicas, 1), t)
-        after = np.full((replicas, 1, 1), t + 1, np.float32)
-        replay.ring.add(now, now.astype(np.float32), now % 6 == 5, now % 3 == 2, -after, after)
+        obs = np.full((replicas, 1, 1), t, np.float32)
+        next_obs = np.where(now % 3 == 2, -1, 1)[..., None] * (obs + 1)
+        replay.ring.observe(obs)
+        replay.ring.add(now, now.astype(np.float32), now % 6 == 5, now % 3 == 2, next_obs)
     return replay
 
 
@@ -26,10 +27,7 @@ def test_batches_pair_each_observation_with_its_own_step() -> None:
         assert bool((t >= 18).all())
         assert torch.equal(batch.obs[..., 0], t.float()) and torch.equal(batch.reward, t.float())
         torch.testing.assert_close(batch.discount, torch.where(t % 6 == 5, 0.0, 0.9))
-        sign = torch.where(t % 3 == 2, -1.0, 1.0)
-        ends = batch.next_obs[..., 0].abs()
-        assert torch.equal(ends, t + 1.0)
-        assert torch.equal(batch.next_obs[..., 0][t % 3 == 2], (sign * ends)[t % 3 == 2])
+        assert torch.equal(batch.next_obs[..., 0], torch.where(t % 3 == 2, -1.0, 1.0) * (t + 1))
 
 
 def test_one_call_for_many_batches_draws_what_single_calls_draw() -> None:

@@ -29,6 +29,8 @@ class Agent(ABC):
     distribution: Distribution
     epsilon: float = 0.0
     """Share of random actions when an epsilon-greedy policy is served."""
+    env_step: int = 0
+    """Env steps of the run so far, for schedules; set by an off-policy driver."""
 
     @abstractmethod
     def act(self, obs: Tensor, noise: Noise, *, explore: bool) -> Act:

@@ -50,7 +50,7 @@ class Ring:
         action: tuple[Sequence[int], DTypeLike],
     ) -> None:
         self.num_envs, self.capacity = num_envs, capacity
-        self.rows = capacity + 1  # the row after the newest step holds the observation to act on next
+        self.rows = capacity + 1  # the row after the newest step holds the observation it led to
         self.head = 0
         """Row of the step that comes next."""
         self.size = 0
@@ -68,23 +68,19 @@ class Ring:
         """Final observations numbered so far, per replica."""
         self._oldest_final: Array = np.zeros(replicas, np.int64)  # a lower bound of the numbers still held
 
-    def begin(self, obs: Array) -> None:
-        """Start new episodes everywhere from ``obs`` (R, N, …). One in flight ends with its last step, truncated."""
-        if self.size:
-            last = (self.head - 1) % self.rows
-            self._end(last, self.final[:, last] < 0, self.obs[:, self.head])
+    def observe(self, obs: Array) -> None:
+        """What is acted on next, (R, N, …)."""
         self.obs[:, self.head] = obs
 
-    def add(self, action: Array, reward: Array, terminated: Array, ended: Array, next_obs: Array, obs: Array) -> None:
-        """Append one env step, all (R, N, …).
+    def add(self, action: Array, reward: Array, terminated: Array, ended: Array, next_obs: Array) -> None:
+        """Append one env step from the observations given last, all (R, N, …).
 
         Args:
-            action: What was done at the observation given last (to ``begin`` or as ``obs``).
+            action: What was done.
             reward: Its reward.
             terminated: Whether it reached a terminal state.
             ended: Whether the episode ended with it, terminated or truncated.
-            next_obs: The observation it led to.
-            obs: The observation to act on next: the first of the next episode where ``ended``, else ``next_obs``.
+            next_obs: The observation it led to, at an episode's end its true final one.
         """
         row = self.head
         self.head = (row + 1) % self.rows
@@ -93,9 +89,15 @@ class Ring:
         self.reward[:, row] = reward
         self.terminated[:, row] = terminated
         self.final[:, row] = -1
-        self.obs[:, self.head] = obs
+        self.obs[:, self.head] = next_obs
         if ended.any():
             self._end(row, ended, next_obs)
+
+    def cut(self, replicas: Array) -> None:
+        """End the episodes in flight of some replicas, (R,) bool, with their last step, truncated."""
+        if self.size:
+            last = (self.head - 1) % self.rows
+            self._end(last, replicas[:, None] & (self.final[:, last] < 0), self.obs[:, self.head])
 
     def gather(self, index: Array) -> Rows:
         """Transitions of each replica by age: ``index`` (…, R, B) is ``env step * N + environment``, 0 the oldest.
@@ -143,7 +145,7 @@ class Ring:
         self._oldest_final = self._oldest_final[keep]
 
     def _used(self) -> int:
-        """Rows ever written, that of the observation to act on next among them."""
+        """Rows ever written, that of the newest observation among them."""
         return self.rows if self.size == self.capacity else self.head + 1
 
     def _end(self, row: int, ended: Array, next_obs: Array) -> None:

@@ -1,0 +1,94 @@
+"""Act, remember, learn from what is remembered."""
+
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.schemas.environments import BoxSpace
+from app.schemas.experiment import ExperimentSpec
+from worker.rl.algorithms.agent import Agent
+from worker.rl.drivers.loop import Loop
+from worker.rl.envs import EnvSpec, VectorEnv
+from worker.rl.noise import Noise
+from worker.rl.replay.ring import Ring
+from worker.rl.replay.uniform import Uniform
+from worker.rl.reporter import Reporter, State
+
+EMIT_EVERY = 1000
+"""Env steps between two points of a metric."""
+NUMPY = {torch.float32: np.float32, torch.int64: np.int64, torch.uint8: np.uint8}
+
+
+class OffPolicy(Protocol):
+    """What this driver asks of a config. Counts are per run: N copies in lockstep take N env steps at a time."""
+
+    gamma: float
+    batch_size: int
+    buffer_size: int
+    learning_starts: int
+    train_every: int
+    gradient_steps: int
+
+
+def run(
+    spec: ExperimentSpec,
+    seeds: list[int],
+    agent: Agent,
+    env: VectorEnv,
+    reporter: Reporter,
+    device: torch.device,
+    resume: State | None,
+) -> None:
+    """Train until the env steps are done or nobody is left. See :func:`worker.rl.drivers.train`."""
+    config = cast("OffPolicy", spec.algorithm)
+    replay = _replay(config, env, len(seeds), device)
+    loop = Loop(spec, seeds, agent, env, reporter, device, emit_every=EMIT_EVERY, parts={"replay": replay})
+    obs: np.ndarray | None = loop.begin(resume)
+    while obs is not None:
+        replay.ring.observe(obs)
+        agent.env_step = loop.env_step
+        if loop.env_step < config.learning_starts:
+            action = random_action(env.spec, loop.noise, env.num_envs)
+        else:
+            action = agent.act(torch.from_numpy(obs).to(device), loop.noise, explore=True).action
+        taken = action.cpu().numpy()
+        step = env.step(taken)
+        ended = step.terminated | step.truncated
+        replay.ring.add(taken, step.reward, step.terminated, ended, step.next_obs)
+        loop.advance(env.num_envs)
+        loop.episodes.add(step.reward[:, None], ended[:, None])
+        replay.ring.cut(loop.look())
+        updates = config.gradient_steps * rounds(config, loop.env_step, env.num_envs)
+        if updates:
+            for batch in replay.sample(loop.noise, updates, config.batch_size):
+                update = agent.update(batch, loop.noise)
+            loop.record(update.metrics)
+        obs = loop.turn(step.obs)
+    loop.close()
+
+
+def rounds(config: OffPolicy, env_step: int, num_envs: int) -> int:
+    """Rounds of updates due at ``env_step``, when ``num_envs`` steps were taken since the last question."""
+    before = max(env_step - num_envs, config.learning_starts)
+    return max(0, env_step // config.train_every - before // config.train_every)
+
+
+def random_action(env_spec: EnvSpec, noise: Noise, num_envs: int) -> Tensor:
+    """Actions drawn uniformly from a discrete space or a box, (R, N, …)."""
+    if isinstance(env_spec.action_space, BoxSpace):
+        low, high = env_spec.action_low.to(noise.device), env_spec.action_high.to(noise.device)
+        return torch.lerp(low, high, noise.uniform("warmup", num_envs, env_spec.action_dim))
+    return noise.integers("warmup", env_spec.action_dim, num_envs)
+
+
+def _replay(config: OffPolicy, env: VectorEnv, replicas: int, device: torch.device) -> Uniform:
+    ring = Ring(
+        replicas,
+        env.num_envs,
+        -(-config.buffer_size // env.num_envs),
+        (env.spec.observation_shape, NUMPY[env.spec.observation_dtype]),
+        (env.spec.action_shape, NUMPY[env.spec.action_dtype]),
+    )
+    return Uniform(ring, config.gamma, device)
