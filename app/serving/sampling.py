@@ -7,7 +7,9 @@ observation.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +27,15 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 def keys(seed: int, observations: Observations) -> Words:
     """One key per observation, (B,). Equal observations get different keys, in the order they come.
 
-    ``seed`` lies in 0 .. 2**64 - 1. The hash is multilinear over 32-bit words, with odd coefficients drawn from it.
+    A key mixes the seed, 0 .. 2**64 - 1, with the observation's CRC-32 and the number of the same before it.
     """
-    rows = observations.reshape(len(observations), -1)
-    words = (rows.view(np.uint32) if rows.dtype == np.float32 else rows).astype(np.uint64)
-    coefficients = _stream(np.array([seed], np.uint64), words.shape[1] + 1)[0] | np.uint64(1)
-    hashed = _mix(words @ coefficients[1:] + coefficients[0])
-    return _mix(hashed + _GAMMA * _occurrence(hashed))
+    seen: dict[int, int] = {}
+    words = []
+    for row in observations:
+        checksum = crc32(row)
+        before = seen[checksum] = seen.get(checksum, -1) + 1
+        words.append(checksum << 32 | before)
+    return _mix(np.array(words, np.uint64) + _mix(np.array([seed], np.uint64) + _GAMMA))
 
 
 def uniform(keys: Words, width: int) -> NDArray[np.float64]:
@@ -85,7 +89,7 @@ class Decoder:
             case "epsilon_greedy":
                 return _explore(_argmax(outputs[0]), outputs[0].shape[1], self._epsilon, keys) + self._start
             case "gaussian":
-                action = np.clip(_perturb(outputs, keys), self._low, self._high)
+                action = np.minimum(np.maximum(_perturb(outputs, keys), self._low), self._high)
             case "tanh_gaussian":
                 action = self._low + (np.tanh(_perturb(outputs, keys)) + 1.0) / 2.0 * (self._high - self._low)
         return action.astype(np.float32).reshape(len(action), *self._shape)
@@ -117,15 +121,9 @@ def _mix(words: Words) -> Words:
 
 def _stream(keys: Words, length: int) -> Words:
     """The first ``length`` outputs of the generator of each key: (B,) -> (B, length)."""
-    return _mix(keys[:, None] + np.arange(1, length + 1, dtype=np.uint64) * _GAMMA)
+    return _mix(keys[:, None] + _counters(length))
 
 
-def _occurrence(values: Words) -> Words:
-    """How many equal values stand before each one, (B,)."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    position = np.arange(len(values))
-    first = np.maximum.accumulate(np.where(np.r_[True, ordered[1:] != ordered[:-1]], position, 0))
-    counts = np.empty(len(values), np.uint64)
-    counts[order] = position - first
-    return counts
+@lru_cache(maxsize=64)
+def _counters(length: int) -> Words:
+    return np.arange(1, length + 1, dtype=np.uint64) * _GAMMA

@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ class PolicyStore:
         self._policies: OrderedDict[str, Policy] = OrderedDict()
         self._bytes = 0
         self._references: OrderedDict[tuple[str, str], tuple[float, Located | AppError]] = OrderedDict()
-        self._flights: dict[object, asyncio.Future[Any]] = {}
+        self._flights: dict[object, asyncio.Task[Any]] = {}
         self._threads = ThreadPoolExecutor(_LOADERS, "policy-loader")
 
     def cached(self, run_id: str, reference: str) -> Policy | None:
@@ -93,11 +93,15 @@ class PolicyStore:
         key = run_id, reference
         expires, located = self._references.get(key, (0.0, None))
         if located is None or expires < time.monotonic():
-            located = await self._once(key, partial(self._locate, run_id, reference))
-            self._remember(key, located)
+            located = await self._once(key, lambda: self._look_up(key))
         if isinstance(located, AppError):
             raise located.with_traceback(None)
         return located
+
+    async def _look_up(self, key: tuple[str, str]) -> Located | AppError:
+        found = await self._in_thread(self._locate, *key)
+        self._remember(key, found)
+        return found
 
     def _remember(self, key: tuple[str, str], found: Located | AppError) -> None:
         self._references[key] = time.monotonic() + REFERENCE_SECONDS, found
@@ -120,25 +124,29 @@ class PolicyStore:
 
     async def _load(self, located: Located) -> Policy:
         policy = self._policies.get(located.id)
-        if policy is None:
-            call = partial(load, located.id, self._root / located.path, located.files)
-            policy = await self._once(located.id, call)
-            self._keep(policy)
-        return policy
+        return policy if policy is not None else await self._once(located.id, lambda: self._fetch(located))
 
-    def _keep(self, policy: Policy) -> None:
-        if policy.checkpoint_id in self._policies:
-            return  # another of the requests that waited for this load was first
-        self._policies[policy.checkpoint_id] = policy
+    async def _fetch(self, located: Located) -> Policy:
+        policy = await self._in_thread(load, located.id, self._root / located.path, located.files)
+        self._policies[located.id] = policy
         self._bytes += policy.bytes
         while self._bytes > self._capacity and len(self._policies) > 1:
             _, dropped = self._policies.popitem(last=False)
             self._bytes -= dropped.bytes
+        return policy
 
-    async def _once(self, key: object, call: Callable[[], T]) -> T:
-        """Run ``call`` in a thread; whoever asks for the same key meanwhile shares its result."""
+    async def _once(self, key: object, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do ``work``, or share what whoever came first with this key is waiting for."""
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = asyncio.get_running_loop().run_in_executor(self._threads, call)
-            flight.add_done_callback(lambda _: self._flights.pop(key))
+            flight = self._flights[key] = asyncio.create_task(self._fly(key, work))
         return await asyncio.shield(flight)
+
+    async def _fly(self, key: object, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        try:
+            return await work()
+        finally:
+            del self._flights[key]
+
+    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args))

@@ -102,7 +102,7 @@ class TestAnswers:
                 assert (await client.post(path, json=body)).json()["action"] == 0
                 bundle = manifest()
                 service.checkpoint(cartpole, bundle, linear_graph(bundle, logits=-LOGITS), kind="best", env_steps=20)
-                while (await client.post(path, json=body)).json()["action"] == 0:  # noqa: ASYNC110
+                while (await client.post(path, json=body)).json()["action"] == 0:
                     await asyncio.sleep(0.05)
 
         asyncio.run(asyncio.wait_for(until_it_changes(), 30))
