@@ -140,8 +140,8 @@ def downsample(steps: Ints, values: Floats, max_points: int) -> Buckets:
     if len(steps) <= max_points:
         shown = np.where(finite, values, np.nan)
         return Buckets(steps, shown, shown, shown, sampled=False, nonfinite=nonfinite)
-    inner = np.linspace(1, len(steps) - 1, max(max_points, 2) - 1).astype(np.int64)
-    starts = np.concatenate(([0], inner))
+    inner, buckets = len(steps) - 2, max_points - 2
+    starts = np.concatenate(([0], 1 + np.arange(buckets) * inner // max(buckets, 1), [len(steps) - 1]))
     ends = np.concatenate((starts[1:], [len(steps)]))
     middle = (starts + ends - 1) // 2
     if not nonfinite:

@@ -267,7 +267,7 @@ def _at_once(session: Session, run: Run, desired: str) -> bool:
         changed = transition(session, run.id, "paused", desired="pause", resume_state_id=resume_state_of(session, run))
     else:
         reason = KILLED if desired == "kill" else None
-        changed = transition(session, run.id, "cancelled", reason=reason, desired=desired)
+        changed = transition(session, run.id, "cancelled", reason=reason, desired=desired, resume_state_id=None)
     end_job_if_idle(session, run.job_id)
     return changed
 

@@ -211,7 +211,10 @@ def publish(
     )
     progressed = env_steps > (before.env_steps if before else 0)
     _set_job(session, job_id, resume_state_id=state_id, failures=0 if progressed else job.failures)
-    return Stored(state_id, resume_states.drop_unused(session, job.experiment_id))
+    obsolete = resume_states.drop_unused(session, job.experiment_id)
+    for run_id in _with_several_best(session, run_ids):
+        obsolete += _retain(session, run_id, "best", 1, env_steps)
+    return Stored(state_id, obsolete)
 
 
 def finish(
@@ -280,6 +283,11 @@ def _cut(session: Session, run_id: str, env_steps: int) -> None:
         best_return=best.return_mean if best else None,
         metrics_version=Run.metrics_version + 1,
     )
+
+
+def _with_several_best(session: Session, run_ids: Sequence[str]) -> Sequence[str]:
+    best = select(Checkpoint.run_id).where(Checkpoint.run_id.in_(run_ids), Checkpoint.kind == "best")
+    return session.scalars(best.group_by(Checkpoint.run_id).having(func.count() > 1)).all()
 
 
 def _retain(session: Session, run_id: str, kind: str, limit: int, safe_step: int | None) -> tuple[str, ...]:
