@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="TRAINYARD_",
         frozen=True,
-        extra="ignore",
+        extra="forbid",
         allow_inf_nan=False,
         hide_input_in_errors=True,  # the key is among them
         use_attribute_docstrings=True,

@@ -1,0 +1,64 @@
+"""Settings refuse what would be unsafe."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings, is_loopback
+
+KEY = "k5Fq-81hPz.Ttu27_wVgR"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "trainyard.example", ""])
+def test_only_loopback_without_a_key(host: str) -> None:
+    with pytest.raises(ValidationError, match="TRAINYARD_API_KEY"):
+        Settings(host=host)
+    assert Settings(host=host, api_key=KEY).hosts is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
+def test_loopback_needs_no_key(host: str) -> None:
+    settings = Settings(host=host)
+    assert settings.hosts is not None
+    assert {"localhost", "127.0.0.1", "::1", host} == settings.hosts
+
+
+@pytest.mark.parametrize(
+    "key", ["short", "changeme-changeme-changeme", "aaaaaaaaaaaaaaaaaaaaaaaa", "with space in the key!", "schlüssel-mit-umlaut"]
+)
+def test_weak_keys(key: str) -> None:
+    with pytest.raises(ValidationError, match="TRAINYARD_API_KEY") as caught:
+        Settings(api_key=key)
+    assert key not in str(caught.value)
+
+
+def test_hosts_beyond_loopback_need_a_key() -> None:
+    with pytest.raises(ValidationError, match="ALLOWED_HOSTS"):
+        Settings(allowed_hosts=("*",))
+    assert Settings(allowed_hosts=("a.example", "B.example"), api_key=KEY).hosts == {"a.example", "b.example"}
+
+
+def test_the_key_is_not_shown() -> None:
+    assert KEY not in repr(Settings(api_key=KEY))
+
+
+def test_defaults_lie_in_the_data_directory(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert settings.database_url == f"sqlite:///{tmp_path}/trainyard.db"
+    assert settings.artifacts_dir == tmp_path / "artifacts"
+
+
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINYARD_QUEUES", "default, gpu")
+    monkeypatch.setenv("TRAINYARD_DEVICES", "cuda:0,cuda:1")
+    settings = Settings()
+    assert settings.queues == ("default", "gpu")
+    assert settings.devices == ("cuda:0", "cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("host", "answer"), [("localhost", True), ("127.0.0.1", True), ("[::1]", True), ("8.8.8.8", False), ("a.b", False)]
+)
+def test_is_loopback(host: str, answer: bool) -> None:
+    assert is_loopback(host) is answer
