@@ -2,7 +2,9 @@
 
 import logging
 import sys
+import warnings
 
+from celery.platforms import SecurityWarning
 from celery.signals import worker_shutting_down
 
 from app.settings import get_settings
@@ -16,6 +18,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("celery", "kombu"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.simplefilter("ignore", SecurityWarning)  # it warns root of messages that run code; these are JSON
     settings = get_settings()
     if settings.broker_url is None:
         sys.exit("trainyard worker: TRAINYARD_BROKER_URL is not set")
