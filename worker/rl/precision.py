@@ -1,9 +1,9 @@
 """Which kernels multiply float32 matrices on the CPU: MKL's, or oneDNN's behind torch's "bf16" setting.
 
 On CPUs without matrix units of that type oneDNN keeps float32 accuracy and is up to twice as fast on wide layers,
-while it costs some 10 µs more per tiny call; on others it really rounds to bfloat16. The setting holds for the whole process.
-So it is used where layers are wide and a probe of this machine finds float32 accuracy. It decides bits of the result
-and belongs to the recorded facts of a run.
+while it costs some 10 µs more per tiny call; on others it really rounds to bfloat16. The setting holds for the whole
+process. So it is used where layers are wide and a probe of this machine finds float32 accuracy. It decides bits of the
+result and belongs to the recorded facts of a run.
 """
 
 from collections.abc import Sequence
