@@ -38,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     up.set_defaults(command=_up)
 
     show = commands.add_parser("demo", help="start the service, train four seeds, play an episode, stop")
-    show.add_argument("--data-dir", type=Path, default=Path(".trainyard/demo"))
+    show.add_argument("--data-dir", type=Path, default=Path(".trainyard/demo"), help="default: .trainyard/demo")
+    show.add_argument("--env-steps", type=int, default=100_000, help="length of each of the four runs (100000)")
     show.set_defaults(command=_demo)
 
     remote = argparse.ArgumentParser(add_help=False)
@@ -70,7 +71,7 @@ def _up(arguments: argparse.Namespace) -> NoReturn:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    demo(arguments.data_dir)
+    demo(arguments.data_dir, arguments.env_steps)
     return 0
 
 

@@ -12,17 +12,10 @@ from trainyard.policy import RemotePolicy
 from trainyard.progress import failures, watch
 from trainyard.statistics import interval, iqm
 
-TOTAL_ENV_STEPS = 100_000
-SPEC: Json = {
-    "name": "demo",
-    "environment": {"id": "CartPole-v1"},
-    "algorithm": {"name": "ppo", "preset": "auto"},
-    "training": {"total_env_steps": TOTAL_ENV_STEPS, "evaluate_every": 20_000, "checkpoint_every": 50_000},
-    "seeds": [0, 1, 2, 3],
-}
+SEEDS = [0, 1, 2, 3]
 
 
-def demo(data_dir: Path) -> None:
+def demo(data_dir: Path, env_steps: int) -> None:
     """Start, train, show, act, play, stop. Raises ``TrainyardError`` where any of it fails."""
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
@@ -31,7 +24,7 @@ def demo(data_dir: Path) -> None:
     print("Starting API, worker and broker ...", flush=True)
     with process.service(data_dir, data_dir / "demo.log") as url, Client(url) as client:
         print(f"Ready after {time.monotonic() - began:.1f} s: {url} (API reference: {url}/docs)\n")
-        runs = _train(client)
+        runs = _train(client, env_steps)
         best = max(runs, key=lambda run: float(run["result"]["best_return"]))
         _play(client.policy(best["id"]), best)
         print(
@@ -48,23 +41,26 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _train(client: Client) -> list[Json]:
+def _train(client: Client, env_steps: int) -> list[Json]:
     """Post the experiment, watch it, print its return over seeds; the ended runs."""
-    experiment = client.create(SPEC)
-    seeds = len(experiment["runs"])
+    training = {"total_env_steps": env_steps, "evaluate_every": max(1, env_steps // 5)}
+    algorithm = {"name": "ppo", "preset": "auto"}
+    environment = {"id": "CartPole-v1"}
+    spec = {"name": "demo", "environment": environment, "algorithm": algorithm, "training": training, "seeds": SEEDS}
+    experiment = client.create(spec)
     print(
-        f"POST /v1/experiments: {experiment['id']}, PPO on CartPole-v1, {seeds} seeds of {TOTAL_ENV_STEPS:,} env steps"
+        f"POST /v1/experiments: {experiment['id']}, PPO on CartPole-v1, {len(SEEDS)} seeds of {env_steps:,} env steps"
     )
     began = time.monotonic()
-    watch(client, experiment["runs"], TOTAL_ENV_STEPS)
+    watch(client, experiment["runs"], env_steps)
     seconds = time.monotonic() - began
     runs = [client.wait(run["id"]) for run in experiment["runs"]]
     if bad := failures(runs):
         raise TrainyardError("\n".join(bad))
     returns = [float(run["result"]["final_return"]) for run in runs]
     low, high = interval(returns)
-    print(f"\n{seeds * TOTAL_ENV_STEPS:,} env steps in {seconds:.1f} s.")
-    print(f"Final return over {seeds} seeds: {iqm(returns):.1f}, 95 % interval [{low:.1f}, {high:.1f}]")
+    print(f"\n{len(SEEDS) * env_steps:,} env steps in {seconds:.1f} s.")
+    print(f"Final return over {len(SEEDS)} seeds: {iqm(returns):.1f}, 95 % interval [{low:.1f}, {high:.1f}]")
     print("(interquartile mean, percentile bootstrap; CartPole-v1 ends at 500)\n")
     return runs
 

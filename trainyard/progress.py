@@ -52,12 +52,13 @@ class Line:
         return "  ".join(shown)
 
 
-def watch(client: Client, runs: Sequence[Mapping[str, Any]], total: int, out: TextIO = sys.stdout) -> None:
+def watch(client: Client, runs: Sequence[Mapping[str, Any]], total: int, out: TextIO | None = None) -> None:
     """Show the runs (items with ``id`` and ``seed``) of ``total`` env steps each until all have ended.
 
     Raises:
         TrainyardError: when the service is gone.
     """
+    out = out or sys.stdout
     lines = {run["id"]: Line(int(run["seed"]), total) for run in runs}
     events: queue.SimpleQueue[tuple[str, Event | TrainyardError]] = queue.SimpleQueue()
     for run_id in lines:

@@ -1,0 +1,84 @@
+"""The whole service, running, for the tests of what talks to it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from trainyard import Client, process
+
+ROOT = Path(__file__).parents[2]
+SPEC: dict[str, Any] = {
+    "name": "client",
+    "environment": {"id": "CartPole-v1", "num_envs": 8},
+    "algorithm": {"name": "ppo"},
+    "training": {
+        "total_env_steps": 8_192,
+        "evaluate_every": 4_096,
+        "evaluation_episodes": 2,
+        "checkpoint_every": 4_096,
+    },
+    "seeds": [0, 1],
+}
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("service")
+    with process.service(folder / "data", folder / "log") as url:
+        yield url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def trained(url: str) -> dict[str, Any]:
+    """An experiment that has ended."""
+    with Client(url) as client:
+        experiment = client.create(SPEC)
+        for run in experiment["runs"]:
+            assert client.wait(run["id"])["status"] == "succeeded"
+        return client.experiment(experiment["id"])
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Starts ``trainyard ...`` in an empty folder; whatever still runs at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        child = subprocess.Popen(
+            [sys.executable, "-m", "trainyard", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of the processes that work in a data directory."""
+    found = []
+    for candidate in psutil.process_iter(["cmdline", "environ"]):
+        known = " ".join(candidate.info["cmdline"] or []), (candidate.info["environ"] or {}).get("TRAINYARD_DATA_DIR")
+        if str(folder) in known[0] or known[1] == str(folder):
+            found.append(known[0])
+    return found

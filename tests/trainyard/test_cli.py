@@ -1,0 +1,100 @@
+import json
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import pytest
+
+from tests.trainyard.conftest import SPEC, processes_of
+from trainyard.cli import main
+
+SECONDS = 120
+Start = Callable[..., "Popen[str]"]
+
+
+def gone(folder: Path) -> bool:
+    """Whether nothing works in the folder any more; what was told to end may take a moment."""
+    end = time.monotonic() + 20
+    while processes_of(folder) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not processes_of(folder)
+
+
+class TestRemote:
+    def test_run_shows_progress_and_the_exit_status_is_the_outcome(
+        self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "spec.json").write_text(json.dumps(SPEC))
+        assert main(["run", str(tmp_path / "spec.json"), "--watch", "--url", url]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("exp_")
+        assert all("succeeded" in line for line in lines[-2:])
+
+    def test_runs_are_listed(self, url: str, trained: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["runs", "--experiment", trained["id"], "--url", url]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert {line.split()[0] for line in lines} == {run["id"] for run in trained["runs"]}
+
+    def test_act_prints_an_action(self, url: str, trained: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["act", trained["runs"][0]["id"], "[0, 0.1, 0.02, -0.1]", "--url", url]) == 0
+        assert capsys.readouterr().out.strip() in ("0", "1")
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [("{", "cannot read the spec"), ('{"environment": {"id": "CartPol-v1"}, "algorithm": {"name": "ppo"}}', "422")],
+    )
+    def test_errors_are_one_message(
+        self, url: str, tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "spec.json").write_text(text)
+        assert main(["run", str(tmp_path / "spec.json"), "--url", url]) == 1
+        assert said in capsys.readouterr().err
+
+    def test_a_service_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["runs", "--url", "http://127.0.0.1:1"]) == 1
+        assert "does not answer" in capsys.readouterr().err
+
+
+class TestUp:
+    def test_it_serves_until_it_is_interrupted_and_leaves_nothing(self, command: Start, tmp_path: Path) -> None:
+        child = command("up", "--port", "0", "--data-dir", str(tmp_path / "data"), PYTHONUNBUFFERED="1")
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        assert re.search(r"ready at http://127\.0\.0\.1:\d+", line)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(SECONDS) == 0
+        assert gone(tmp_path / "data")
+
+
+class TestDemo:
+    def test_it_trains_plays_and_stops(self, command: Start, tmp_path: Path) -> None:
+        child = command("demo", "--data-dir", str(tmp_path / "data"), "--env-steps", "20000")
+        out, err = child.communicate(timeout=SECONDS)
+        assert child.returncode == 0, err
+        assert re.search(r"Final return over 4 seeds: \d+\.\d, 95 % interval \[\d+\.\d, \d+\.\d\]", out)
+        assert re.search(r"Played an episode of \d+ steps over HTTP", out)
+        assert f"trainyard up --data-dir {tmp_path / 'data'}" in out
+        assert gone(tmp_path / "data")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupt_stops_everything(self, command: Start, tmp_path: Path, number: signal.Signals) -> None:
+        child = command("demo", "--data-dir", str(tmp_path / "data"), "--env-steps", "100000000")
+        assert child.stdout is not None
+        while "running" not in child.stdout.readline():
+            assert child.poll() is None
+        child.send_signal(number)
+        _, err = child.communicate(timeout=SECONDS)
+        assert (child.returncode, err.strip()) == (130, "trainyard: interrupted")
+        assert gone(tmp_path / "data")
+
+    def test_a_service_that_cannot_start_is_explained(self, command: Start, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "trainyard.db").mkdir()
+        child = command("demo", "--data-dir", str(tmp_path / "data"))
+        _, err = child.communicate(timeout=SECONDS)
+        assert child.returncode == 1
+        assert "the service ended while starting" in err

@@ -1,0 +1,100 @@
+import hashlib
+import socket
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.trainyard.conftest import SPEC
+from trainyard import Client, Problem, ServiceUnreachable
+
+OBSERVATION = [0.0, 0.1, 0.02, -0.1]
+
+
+class TestExperiments:
+    def test_the_same_key_gives_the_same_one(self, client: Client) -> None:
+        key = uuid.uuid4().hex
+        first, second = (client.create(SPEC, idempotency_key=key) for _ in range(2))
+        assert first["id"] == second["id"]
+        client.cancel_experiment(first["id"])
+
+    def test_they_are_listed_newest_first(self, client: Client, trained: dict[str, Any]) -> None:
+        listed = [experiment["id"] for experiment in client.experiments(limit=100)["data"]]
+        assert trained["id"] in listed
+        assert listed == sorted(listed, reverse=True)
+
+    def test_a_refusal_names_the_field(self, client: Client) -> None:
+        with pytest.raises(Problem) as caught:
+            client.create(SPEC | {"environment": {"id": "CartPol-v1"}})
+        assert caught.value.status == 422
+        assert caught.value.errors[0]["pointer"] == "/environment/id"
+        assert "did you mean CartPole-v1?" in str(caught.value)
+
+
+class TestRuns:
+    def test_streams_end_with_done_and_can_be_resumed(self, client: Client, trained: dict[str, Any]) -> None:
+        run = trained["runs"][0]["id"]
+        events = list(client.stream(run))
+        assert events[-1].type == "done"
+        assert {"status", "metrics", "evaluation", "checkpoint"} <= {event.type for event in events}
+        numbered = [event.id for event in events if event.id]
+        later = [event.id for event in client.stream(run, last_event_id=numbered[1]) if event.id]
+        assert later == numbered[2:]
+
+    def test_a_run_that_is_not_there(self, client: Client) -> None:
+        with pytest.raises(Problem, match="404"):
+            list(client.stream("run_nope"))
+
+    def test_metrics_and_series(self, client: Client, trained: dict[str, Any]) -> None:
+        run = trained["runs"][1]["id"]
+        assert "evaluation/return_mean" in {row["key"] for row in client.metrics(run)["data"]}
+        series = client.series(run, "evaluation/return_mean", max_points=10)
+        assert series["step"] == sorted(set(series["step"]))
+
+    def test_lists_filter(self, client: Client, trained: dict[str, Any]) -> None:
+        runs = client.runs(experiment_id=trained["id"], status="succeeded")["data"]
+        assert {run["id"] for run in runs} == {run["id"] for run in trained["runs"]}
+
+    def test_steering(self, client: Client) -> None:
+        experiment = client.create(SPEC | {"training": {"total_env_steps": 10**9}, "seeds": [0]})
+        run = experiment["runs"][0]["id"]
+        client.act_on(run, "kill")
+        ended = client.wait(run)
+        assert (ended["status"], ended["reason"]["code"]) == ("cancelled", "killed")
+        with pytest.raises(Problem) as caught:
+            client.act_on(run, "resume")
+        assert caught.value.status == 409
+
+
+class TestPolicies:
+    def test_a_policy_is_a_function(self, client: Client, trained: dict[str, Any]) -> None:
+        policy = client.policy(trained["runs"][0]["id"])
+        assert policy(OBSERVATION) in (0, 1)
+        assert policy(np.array(OBSERVATION)) == policy(OBSERVATION)
+        assert policy.batch([OBSERVATION] * 3) == [policy(OBSERVATION)] * 3
+
+    def test_samples_follow_the_seed(self, client: Client, trained: dict[str, Any]) -> None:
+        run, batch = trained["runs"][0]["id"], [[0.0] * 4] * 32
+        first, second = (client.actions(run, batch, deterministic=False, seed=7) for _ in range(2))
+        assert first == second
+
+    def test_files_have_the_digest_they_claim(self, client: Client, trained: dict[str, Any], tmp_path: Path) -> None:
+        checkpoint = client.checkpoints(trained["runs"][0]["id"])["data"][0]
+        for file in checkpoint["files"]:
+            client.download(checkpoint["id"], file["name"], tmp_path / "file")
+            assert hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest() == file["sha256"]
+        with pytest.raises(Problem, match="404"):
+            client.download(checkpoint["id"], "nothing", tmp_path / "file")
+
+
+def test_nothing_listens() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        with Client(f"http://127.0.0.1:{held.getsockname()[1]}") as client:
+            assert not client.ready()
+            with pytest.raises(ServiceUnreachable):
+                client.runs()
+            with pytest.raises(ServiceUnreachable):
+                list(client.stream("run_1"))
