@@ -3,15 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from app.schemas.bundle import Distribution
+from worker.rl.nets.layers import Conv2d, Linear
 from worker.rl.noise import Noise
 from worker.rl.types import Act, Update
 
+M = TypeVar("M", bound=nn.Module)
 Value = Tensor | int | float
 
 
@@ -86,11 +87,14 @@ class Agent(ABC):
                 value.select(keep)
 
 
-def replica_of(module: nn.Module, rows: slice) -> nn.Module:
-    """A copy of a stacked module with only these rows of every parameter, for export (rows = replicas x members)."""
-    copied = deepcopy(module)
-    with torch.no_grad():
-        for parameter in copied.parameters():
-            parameter.data = parameter.data[rows].clone()
-            parameter.requires_grad_(False)
+def replica_of(module: M, replica: int) -> M:
+    """A copy of one replica of a module whose layers are stacked one to a replica, for export.
+
+    It has no replica axis: (B, …) in, (B, …) out.
+    """
+    copied = deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+    for parent in list(copied.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Linear | Conv2d):
+                setattr(parent, name, child.one(replica))
     return copied

@@ -119,7 +119,7 @@ class DQN(Agent):
         return Update(metrics, td_error)
 
     def policy(self, replica: int) -> nn.Module:
-        return GreedyPolicy(replica_of(self.network, slice(replica, replica + 1)), self.head)
+        return GreedyPolicy(replica_of(self.network, replica), self.head)
 
     def finite(self) -> Tensor:
         return self.parameters.finite()
@@ -133,4 +133,4 @@ class GreedyPolicy(nn.Module):
         self.network, self.head = network, head
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.head.q(self.network(obs.unsqueeze(0))).squeeze(0)
+        return self.head.q(self.network(obs))

@@ -218,18 +218,15 @@ class PPOPolicy(nn.Module):
 
     def __init__(self, agent: PPO, replica: int) -> None:
         super().__init__()
-        row = slice(replica, replica + 1)
-        self.actor = replica_of(agent.actor, row)
+        self.actor = replica_of(agent.actor, replica)
         log_std = agent.network.log_std
         self.log_std = None if log_std is None else nn.Parameter(log_std[replica].detach().clone(), requires_grad=False)
         norm = agent.observations
         self.normalised = norm is not None
         if norm is not None:
-            self.shift, self.scale = nn.Buffer(norm.shift[row].clone()), nn.Buffer(norm.scale[row].clone())
+            self.shift, self.scale = nn.Buffer(norm.shift[replica].clone()), nn.Buffer(norm.scale[replica].clone())
 
     def forward(self, obs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        x = obs.unsqueeze(0)
-        if self.normalised:
-            x = ((x - self.shift) * self.scale).clamp(-CLIP, CLIP)
-        outputs: Tensor = self.actor(x).squeeze(0)
+        x = ((obs - self.shift) * self.scale).clamp(-CLIP, CLIP) if self.normalised else obs
+        outputs: Tensor = self.actor(x)
         return outputs if self.log_std is None else (outputs, self.log_std.expand_as(outputs))

@@ -111,7 +111,7 @@ class SAC(Agent):
         return gaussian.tanh_sample(mean, log_std, noise.normal(stream, *mean.shape[1:]))
 
     def policy(self, replica: int) -> nn.Module:
-        return SquashedPolicy(replica_of(self.actor, slice(replica, replica + 1)))
+        return replica_of(self.actor, replica)
 
     def finite(self) -> Tensor:
         return self.actor_parameters.finite() & self.critic_parameters.finite()
@@ -123,15 +123,3 @@ class Temperature(nn.Module):
     def __init__(self, initial: float, replicas: int) -> None:
         super().__init__()
         self.log_alpha = nn.Parameter(torch.full((replicas, 1), math.log(initial)))
-
-
-class SquashedPolicy(nn.Module):
-    """obs (B, …) -> mean and log standard deviation before tanh, (B, dims) each."""
-
-    def __init__(self, actor: nn.Module) -> None:
-        super().__init__()
-        self.actor = actor
-
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.actor(obs.unsqueeze(0))
-        return mean.squeeze(0), log_std.squeeze(0)

@@ -66,6 +66,15 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, x, self.weight)
 
+    def one(self, row: int) -> nn.Linear:
+        """A copy of one row of the stack, (B, in) -> (B, out), for export."""
+        _, in_features, out_features = self.weight.shape
+        layer = nn.Linear(in_features, out_features, device="meta")
+        weight = self.weight.detach()[row].T.clone(memory_format=torch.contiguous_format)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        layer.bias = nn.Parameter(self.bias.detach()[row, 0].clone(), requires_grad=False)
+        return layer
+
 
 def orthogonal_linear(init: Init, members: int, in_features: int, out_features: int) -> Linear:
     """Orthogonal weights of gain sqrt 2, zero bias: the habit of policy-gradient methods."""
@@ -102,3 +111,11 @@ class Conv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = [F.conv2d(x[i], self.weight[i], self.bias[i], self.stride) for i in range(self.weight.shape[0])]
         return torch.stack(parts)
+
+    def one(self, row: int) -> nn.Conv2d:
+        """A copy of one row of the stack, (B, C, H, W) -> (B, out, H', W'), for export."""
+        _, out_channels, in_channels, kernel, _ = self.weight.shape
+        layer = nn.Conv2d(in_channels, out_channels, kernel, self.stride, device="meta")
+        layer.weight = nn.Parameter(self.weight.detach()[row].clone(), requires_grad=False)
+        layer.bias = nn.Parameter(self.bias.detach()[row].clone(), requires_grad=False)
+        return layer

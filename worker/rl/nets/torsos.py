@@ -69,7 +69,7 @@ class NatureCNN(nn.Module):
         x = F.relu(self.first(x))
         x = F.relu(self.second(x))
         x = F.relu(self.third(x))
-        return F.relu(self.dense(x.flatten(2)))
+        return F.relu(self.dense(x.flatten(-3)))
 
 
 def _side(pixels: int) -> int:
