@@ -17,6 +17,7 @@ from torch import Tensor
 
 Array = NDArray[Any]
 _ROW_ARRAYS = ("obs", "action", "reward", "terminated", "final")
+_FINAL_ARRAYS = ("final_obs", "finals", "oldest_final")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +57,18 @@ class Ring:
         self.size = 0
         """Env steps held per environment, at most ``capacity``."""
         lead = (replicas, self.rows, num_envs)
-        self.obs: Array = np.empty((*lead, *obs[0]), obs[1])
-        self.action: Array = np.empty((*lead, *action[0]), action[1])
-        self.reward: Array = np.empty(lead, np.float32)
-        self.terminated: Array = np.empty(lead, np.bool_)
-        self.final: Array = np.empty(lead, np.int64)
+        self.obs: Array = np.zeros((*lead, *obs[0]), obs[1])
+        self.action: Array = np.zeros((*lead, *action[0]), action[1])
+        self.reward: Array = np.zeros(lead, np.float32)
+        self.terminated: Array = np.zeros(lead, np.bool_)
+        self.final: Array = np.zeros(lead, np.int64)
         """-1 within an episode; at its end k, the running number of its final observation."""
-        self.final_obs: Array = np.empty((replicas, 16, *obs[0]), obs[1])
+        self.final_obs: Array = np.zeros((replicas, 16, *obs[0]), obs[1])
         """Final observation k of a replica in slot ``k % len``, for every k still held."""
         self.finals: Array = np.zeros(replicas, np.int64)
         """Final observations numbered so far, per replica."""
-        self._oldest_final: Array = np.zeros(replicas, np.int64)  # a lower bound of the numbers still held
+        self.oldest_final: Array = np.zeros(replicas, np.int64)
+        """A lower bound of the numbers still held."""
 
     def observe(self, obs: Array) -> None:
         """What is acted on next, (R, N, …)."""
@@ -123,7 +125,7 @@ class Ring:
     def state(self) -> dict[str, Tensor | int]:
         """The rows written so far and the counters. The tensors are the live ones: copy before the next ``add``."""
         rows = {name: getattr(self, name)[:, : self._used()] for name in _ROW_ARRAYS}
-        arrays = rows | {"final_obs": self.final_obs, "finals": self.finals}
+        arrays = rows | {name: getattr(self, name) for name in _FINAL_ARRAYS}
         return {"head": self.head, "size": self.size} | {name: torch.from_numpy(a) for name, a in arrays.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -131,18 +133,18 @@ class Ring:
         self.head, self.size = state["head"], state["size"]
         for name in _ROW_ARRAYS:
             getattr(self, name)[:, : self._used()] = state[name].numpy()
-        self.final_obs, self.finals = state["final_obs"].numpy().copy(), state["finals"].numpy().copy()
-        self._oldest_final = np.zeros_like(self.finals)
+        for name in _FINAL_ARRAYS:
+            setattr(self, name, state[name].numpy().copy())
 
     def select(self, keep: Sequence[int]) -> None:
         """Keep the replicas ``keep``, in that order; one named twice is copied."""
         for name in _ROW_ARRAYS:
             old: Array = getattr(self, name)
-            new = np.empty((len(keep), *old.shape[1:]), old.dtype)
+            new = np.zeros((len(keep), *old.shape[1:]), old.dtype)
             new[:, : self._used()] = old[keep, : self._used()]
             setattr(self, name, new)
-        self.final_obs, self.finals = self.final_obs[keep], self.finals[keep]
-        self._oldest_final = self._oldest_final[keep]
+        for name in _FINAL_ARRAYS:
+            setattr(self, name, getattr(self, name)[keep])
 
     def _used(self) -> int:
         """Rows ever written, that of the newest observation among them."""
@@ -162,16 +164,16 @@ class Ring:
     def _reserve(self) -> None:
         """Grow the store of final observations while those held by steps of the ring would fill over half of it."""
         slots = self.final_obs.shape[1]
-        if (self.finals - self._oldest_final <= slots).all():
+        if (self.finals - self.oldest_final <= slots).all():
             return
         held = (self.head - 1 - np.arange(self.size)) % self.rows
         numbers = self.final[:, held].reshape(len(self.finals), -1)
-        self._oldest_final = np.where(numbers < 0, self.finals[:, None], numbers).min(1)
-        needed = int((self.finals - self._oldest_final).max())
+        self.oldest_final = np.where(numbers < 0, self.finals[:, None], numbers).min(1)
+        needed = int((self.finals - self.oldest_final).max())
         if 2 * needed <= slots:
             return
-        grown = np.empty((len(self.finals), 2 * needed, *self.final_obs.shape[2:]), self.final_obs.dtype)
-        for replica, (oldest, newest) in enumerate(zip(self._oldest_final, self.finals, strict=True)):
+        grown = np.zeros((len(self.finals), 2 * needed, *self.final_obs.shape[2:]), self.final_obs.dtype)
+        for replica, (oldest, newest) in enumerate(zip(self.oldest_final, self.finals, strict=True)):
             kept = np.arange(oldest, newest)
             grown[replica, kept % grown.shape[1]] = self.final_obs[replica, kept % slots]
         self.final_obs = grown

@@ -1,0 +1,90 @@
+"""The off-policy driver: cadence of updates, warm-up, cuts at checkpoints, going on from a state."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from app.schemas import algorithms as configs
+from app.schemas.environments import BoxSpace, DiscreteSpace
+from tests.rl.toys import spec
+from worker.rl.algorithms import dqn
+from worker.rl.drivers import off_policy, train
+from worker.rl.envs import EnvSpec
+from worker.rl.noise import Noise
+from worker.rl.reporter import MemoryReporter
+
+SMALL: dict[str, dict[str, Any]] = {
+    "dqn": {"name": "dqn", "hidden_sizes": [8], "batch_size": 4, "learning_starts": 6, "buffer_size": 26},
+    "sac": {"name": "sac", "hidden_sizes": [8], "batch_size": 4, "learning_starts": 6, "buffer_size": 26},
+}
+ENVIRONMENT = {"dqn": "CartPole-v1", "sac": "Pendulum-v1"}
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 8])
+@pytest.mark.parametrize("train_every", [1, 4, 5])
+@pytest.mark.parametrize("learning_starts", [0, 1, 10, 16])
+def test_a_round_of_updates_for_every_so_many_env_steps(num_envs: int, train_every: int, learning_starts: int) -> None:
+    config = configs.DQN(train_every=train_every, learning_starts=learning_starts)
+    done = 0
+    for env_step in range(num_envs, 30 * num_envs, num_envs):
+        done += off_policy.rounds(config, env_step, num_envs)
+        assert done == sum(k % train_every == 0 for k in range(learning_starts + 1, env_step + 1))
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_as_many_updates_as_configured(num_envs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    update = dqn.DQN.update
+    monkeypatch.setattr(dqn.DQN, "update", lambda self, *args: (seen.append(self.env_step), update(self, *args))[1])
+    config = SMALL["dqn"] | {"train_every": 4, "gradient_steps": 3}
+    train(spec("CartPole-v1", config, num_envs=num_envs, total=40), [1, 2], MemoryReporter([1, 2]))
+    assert len(seen) == 3 * 9  # after env steps 8, 12, …, 40
+
+
+def test_warm_up_actions_are_uniform_over_the_space() -> None:
+    obs = BoxSpace(shape=(1,), low=(0,), high=(1,))
+    box = EnvSpec("box", obs, BoxSpace(shape=(2,), low=(-2, 0), high=(2, 1)))
+    drawn = off_policy.random_action(box, Noise([1, 2]), 4000)
+    assert drawn.shape == (2, 4000, 2)
+    torch.testing.assert_close(drawn.mean(1), torch.tensor([[0.0, 0.5]] * 2), atol=0.1, rtol=0)
+    assert bool((drawn >= torch.tensor([-2.0, 0.0])).all()) and bool((drawn <= torch.tensor([2.0, 1.0])).all())
+    choices = off_policy.random_action(EnvSpec("discrete", obs, DiscreteSpace(n=3, start=5)), Noise([1]), 3000)
+    assert torch.bincount(choices[0]).min() > 900 and choices.max() == 2
+
+
+def test_episodes_in_flight_are_cut_and_bootstrapped_at_checkpoints() -> None:
+    """Episodes of at most five steps, checkpoints every seven: the observation is the age in the episode."""
+    reporter = MemoryReporter([1])
+    train(spec("Counting-v0", SMALL["dqn"], num_envs=1, total=21, every=7), [1], reporter)
+    for env_step, state in reporter.states:
+        ring = {name.removeprefix("replay/"): tensor for name, tensor in state.tensors.items()}
+        ages = ring["obs"][0, :env_step, 0, 0].tolist()
+        assert ages == ([0, 1, 2, 3, 4, 0, 1] * 3)[:env_step]
+        ends = np.flatnonzero(ring["final"][0, :env_step, 0].numpy() >= 0).tolist()
+        assert ends == [t for t in range(env_step) if t % 7 in (4, 6)]
+        assert not ring["terminated"][0, :env_step].any()
+        assert ring["final_obs"][0, : len(ends), 0].tolist() == [5, 2] * (len(ends) // 2)
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "sac"])
+def test_a_run_that_goes_on_from_a_state_ends_like_one_that_never_stopped(algorithm: str) -> None:
+    """With two copies, and a replay that has wrapped around."""
+    experiment = spec(ENVIRONMENT[algorithm], SMALL[algorithm], num_envs=2, total=120, every=40)
+    whole = MemoryReporter([4, 5])
+    train(experiment, [4, 5], whole)
+    for env_step, state in whole.states[:-1]:
+        resumed = MemoryReporter([4, 5])
+        train(experiment, [4, 5], resumed, resume=state)
+        assert resumed.starts == [env_step]
+        (_, wanted), (_, got) = whole.states[-1], resumed.states[-1]
+        assert got.meta == wanted.meta
+        for name, tensor in wanted.tensors.items():
+            assert torch.equal(got.tensors[name], tensor), name
+        for seed in (4, 5):
+            assert last_weights(resumed, seed) == last_weights(whole, seed)
+
+
+def last_weights(reporter: MemoryReporter, seed: int) -> bytes:
+    return reporter.checkpoints[seed][-1][2]["weights.safetensors"]
