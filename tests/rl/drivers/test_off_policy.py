@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from app.schemas import algorithms as configs
 from app.schemas.environments import BoxSpace, DiscreteSpace
 from tests.rl.toys import spec
 from worker.rl.algorithms import dqn
@@ -14,6 +13,7 @@ from worker.rl.drivers import off_policy, train
 from worker.rl.envs import EnvSpec
 from worker.rl.noise import Noise
 from worker.rl.reporter import MemoryReporter
+from worker.rl.types import Transition, Update
 
 SMALL: dict[str, dict[str, Any]] = {
     "dqn": {"name": "dqn", "hidden_sizes": [8], "batch_size": 4, "learning_starts": 6, "buffer_size": 26},
@@ -26,10 +26,9 @@ ENVIRONMENT = {"dqn": "CartPole-v1", "sac": "Pendulum-v1"}
 @pytest.mark.parametrize("train_every", [1, 4, 5])
 @pytest.mark.parametrize("learning_starts", [0, 1, 10, 16])
 def test_a_round_of_updates_for_every_so_many_env_steps(num_envs: int, train_every: int, learning_starts: int) -> None:
-    config = configs.DQN(train_every=train_every, learning_starts=learning_starts)
     done = 0
     for env_step in range(num_envs, 30 * num_envs, num_envs):
-        done += off_policy.rounds(config, env_step, num_envs)
+        done += off_policy.rounds(env_step, num_envs, train_every, learning_starts)
         assert done == sum(k % train_every == 0 for k in range(learning_starts + 1, env_step + 1))
 
 
@@ -37,7 +36,12 @@ def test_a_round_of_updates_for_every_so_many_env_steps(num_envs: int, train_eve
 def test_as_many_updates_as_configured(num_envs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     update = dqn.DQN.update
-    monkeypatch.setattr(dqn.DQN, "update", lambda self, *args: (seen.append(self.env_step), update(self, *args))[1])
+
+    def counted(self: dqn.DQN, batch: Transition, noise: Noise) -> Update:
+        seen.append(self.env_step)
+        return update(self, batch, noise)
+
+    monkeypatch.setattr(dqn.DQN, "update", counted)
     config = SMALL["dqn"] | {"train_every": 4, "gradient_steps": 3}
     train(spec("CartPole-v1", config, num_envs=num_envs, total=40), [1, 2], MemoryReporter([1, 2]))
     assert len(seen) == 3 * 9  # after env steps 8, 12, …, 40

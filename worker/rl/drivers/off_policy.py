@@ -60,7 +60,7 @@ def run(
         loop.advance(env.num_envs)
         loop.episodes.add(step.reward[:, None], ended[:, None])
         replay.ring.cut(loop.look())
-        updates = config.gradient_steps * rounds(config, loop.env_step, env.num_envs)
+        updates = config.gradient_steps * rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
         if updates:
             for batch in replay.sample(loop.noise, updates, config.batch_size):
                 update = agent.update(batch, loop.noise)
@@ -69,10 +69,10 @@ def run(
     loop.close()
 
 
-def rounds(config: OffPolicy, env_step: int, num_envs: int) -> int:
-    """Rounds of updates due at ``env_step``, when ``num_envs`` steps were taken since the last question."""
-    before = max(env_step - num_envs, config.learning_starts)
-    return max(0, env_step // config.train_every - before // config.train_every)
+def rounds(env_step: int, taken: int, every: int, start: int) -> int:
+    """Rounds of updates due after ``env_step`` env steps, the last ``taken`` of them new: one at each multiple of
+    ``every`` beyond ``start``."""
+    return max(0, env_step // every - max(env_step - taken, start) // every)
 
 
 def random_action(env_spec: EnvSpec, noise: Noise, num_envs: int) -> Tensor:
