@@ -64,7 +64,7 @@ class NatureCNN(nn.Module):
         self.dense = orthogonal_linear(init, 1, 64 * _side(height) * _side(width), self.features)
 
     def forward(self, obs: Tensor) -> Tensor:
-        x = obs if self.channels_first else obs.movedim(-1, -3)
+        x = obs if self.channels_first else obs.movedim(obs.dim() - 1, obs.dim() - 3)
         x = x.to(torch.float32) / 255.0
         x = F.relu(self.first(x))
         x = F.relu(self.second(x))
