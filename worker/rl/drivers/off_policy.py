@@ -60,9 +60,9 @@ def run(
         loop.advance(env.num_envs)
         loop.episodes.add(step.reward[:, None], ended[:, None])
         replay.ring.cut(loop.look())
-        updates = config.gradient_steps * rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
-        if updates:
-            for batch in replay.sample(loop.noise, updates, config.batch_size):
+        due = rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
+        if due:
+            for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size):
                 update = agent.update(batch, loop.noise)
             loop.record(update.metrics)
         obs = loop.turn(step.obs)
