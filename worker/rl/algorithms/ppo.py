@@ -96,7 +96,8 @@ class PPO(Agent):
         clip_range = config.clip_range * (remaining if config.clip_range_schedule == "linear" else 1.0)
         batch_size = batch.reward[0].numel()
         data = self._evaluate(batch)
-        explained = 1.0 - (data.target - data.value).var(1) / data.target.var(1)
+        spread = data.target.var(1)
+        explained = (1.0 - (data.target - data.value).var(1) / spread).masked_fill(spread == 0, torch.nan)
         metrics = []
         active = [True] * self.parameters.replicas
         for _ in range(config.epochs):

@@ -40,9 +40,10 @@ class CartPole:
         self._seeds, self._purpose, self._punish = list(seeds), purpose, sutton_barto_reward
         self._state = np.zeros((4, len(self._seeds) * num_envs))
         self._age = np.zeros(len(self._seeds) * num_envs, np.int64)
+        self._generators = self._seeded(0)
 
     def reset(self, cut: int) -> NDArray[np.float32]:
-        self._generators = [np.random.default_rng(derive_seed(s, "env", self._purpose, cut)) for s in self._seeds]
+        self._generators = self._seeded(cut)
         self._restart(np.ones(self._age.size, bool))
         return self._observations()
 
@@ -68,6 +69,9 @@ class CartPole:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def _seeded(self, cut: int) -> list[np.random.Generator]:
+        return [np.random.default_rng(derive_seed(seed, "env", self._purpose, cut)) for seed in self._seeds]
 
     def _move(self, action: np.ndarray) -> None:
         _, velocity, angle, spin = self._state

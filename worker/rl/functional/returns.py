@@ -46,7 +46,7 @@ def gae(
         Advantages ``(…, T, N)``; plus ``value`` they are the lambda-returns.
     """
     td_error = reward + discount * next_value - value
-    return backward_sum(td_error, (gamma * lambda_) * (~episode_end))
+    return backward_sum(td_error, (gamma * lambda_) * (~episode_end).to(reward.dtype))
 
 
 def discounted_return(reward: Tensor, episode_end: Tensor, start: Tensor, gamma: float) -> Tensor:
@@ -60,7 +60,7 @@ def discounted_return(reward: Tensor, episode_end: Tensor, start: Tensor, gamma:
         start: the sum brought along from before, ``(…, N)``.
     """
     carried = torch.cat((torch.zeros_like(episode_end[..., :1, :]), episode_end[..., :-1, :]), -2)
-    decay = gamma * (~carried)
+    decay = gamma * (~carried).to(reward.dtype)
     reward = reward.clone()
     reward[..., 0, :] += gamma * start
     return backward_sum(reward.flip(-2), decay.flip(-2)).flip(-2)

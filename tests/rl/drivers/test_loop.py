@@ -1,0 +1,157 @@
+"""What users can do to the runs of a pack, and what a reporter hears."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.rl import toys
+from worker.rl.drivers import train
+from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
+from worker.rl.reporter import MemoryReporter, State
+
+PPO = {"name": "ppo", "num_steps": 16, "num_minibatches": 2, "epochs": 2, "hidden_sizes": (16,)}
+SEEDS = [1, 2, 3]
+STEP = 16 * 4
+SPEC = toys.spec("CartPole-v1", PPO, num_envs=4, total=STEP * 12, every=STEP * 4)
+
+
+def run(seeds: list[int] = SEEDS, spec: Any = SPEC, **kwargs: Any) -> MemoryReporter:
+    reporter = MemoryReporter(seeds, orders=kwargs.pop("orders", {}))
+    train(spec, seeds, reporter, **kwargs)
+    return reporter
+
+
+def kinds(reporter: MemoryReporter, seed: int) -> list[tuple[int, str]]:
+    return [(step // STEP, kind) for step, kind, _, _ in reporter.checkpoints[seed]]
+
+
+def equal(a: State, b: State) -> bool:
+    return a.meta == b.meta and all(torch.equal(t, b.tensors[name]) for name, t in a.tensors.items())
+
+
+def weights(state: State, replica: int) -> torch.Tensor:
+    return state.tensors["agent/parameters/0"][replica]
+
+
+@pytest.fixture(scope="module")
+def whole() -> MemoryReporter:
+    return run()
+
+
+def test_an_undisturbed_pack(whole: MemoryReporter) -> None:
+    assert whole.starts == [0]
+    assert [step // STEP for step, _ in whole.states] == [4, 8], "none at the end: nothing is left to resume"
+    for seed in SEEDS:
+        outcome, result, reason = whole.finished[seed]
+        assert outcome == "succeeded" and reason is None and result is not None
+        evaluations = whole.evaluations[seed]
+        assert [step // STEP for step, _, _ in evaluations] == [4, 8, 12]
+        means = [float(returns.mean()) for _, returns, _ in evaluations]
+        assert result.best_return == max(means) and result.final_return == means[-1]
+        assert [k for k in kinds(whole, seed) if k[1] != "best"] == [(4, "scheduled"), (8, "scheduled"), (12, "final")]
+        assert whole.checkpoints[seed][0][2].keys() == {"policy.onnx", "bundle.json", "weights.safetensors"}
+
+
+def test_metrics_have_the_documented_keys_and_are_finite(whole: MemoryReporter) -> None:
+    series = whole.series[1]
+    assert {
+        "train/episode_return",
+        "train/episode_length",
+        "train/env_steps_per_second",
+        "evaluation/return_mean",
+    } < set(series)
+    assert {"losses/policy", "losses/value", "losses/entropy", "ppo/approx_kl", "evaluation/return_std"} < set(series)
+    assert [step // STEP for step, _ in series["losses/value"]] == list(range(1, 13))
+    assert all(np.isfinite(value) for points in series.values() for _, value in points)
+
+
+def test_a_better_evaluation_is_kept_as_best(whole: MemoryReporter) -> None:
+    for seed in SEEDS:
+        best, expected = -np.inf, []
+        for step, returns, _ in whole.evaluations[seed]:
+            if returns.mean() > best:
+                best = returns.mean()
+                expected.append((step, best))
+        assert [(step, mean) for step, kind, _, mean in whole.checkpoints[seed] if kind == "best"] == expected
+
+
+def test_cancel_keeps_a_final_checkpoint_and_leaves_the_others_alone(whole: MemoryReporter) -> None:
+    cancelled = run(orders={STEP * 2: {2: "cancel"}})
+    outcome, _, reason = cancelled.finished[2]
+    assert outcome == "cancelled" and reason is not None and reason.code == "cancelled"
+    assert kinds(cancelled, 2) == [(3, "final")]
+    for seed in (1, 3):
+        assert cancelled.finished[seed][0] == "succeeded"
+        for (_, a, _), (_, b, _) in zip(cancelled.evaluations[seed], whole.evaluations[seed], strict=True):
+            assert np.array_equal(a, b), "their episodes went on as if nothing had happened"
+    left = cancelled.states[-1][1].select([0, 1])
+    torch.testing.assert_close(
+        left.tensors["agent/parameters/0"], whole.states[-1][1].select([0, 2]).tensors["agent/parameters/0"]
+    )
+
+
+def test_kill_leaves_no_checkpoint() -> None:
+    killed = run(orders={STEP: {1: "kill", 3: "kill"}})
+    for seed in (1, 3):
+        outcome, result, reason = killed.finished[seed]
+        assert outcome == "cancelled" and result is None and reason is not None and reason.code == "killed"
+        assert killed.checkpoints[seed] == []
+    assert killed.finished[2][0] == "succeeded"
+
+
+def test_all_cancelled_ends_the_driver() -> None:
+    reporter = run(orders={STEP: dict.fromkeys(SEEDS, "cancel")})
+    assert set(reporter.finished) == set(SEEDS) and reporter.states == [] and reporter.active == []
+
+
+def test_runs_paused_out_of_a_pack_go_on_alone(whole: MemoryReporter) -> None:
+    paused = run(orders={STEP * 5: {1: "pause", 3: "pause"}})
+    assert paused.finished[1][0] == paused.finished[3][0] == "paused" and paused.finished[2][0] == "succeeded"
+    (state,) = paused.paused
+    assert state.env_step == STEP * 6 and state.tensors["agent/parameters/0"].shape[0] == 2
+    together, alone = run([1, 3], resume=state), run([3], resume=state, replicas=[1])
+    assert together.starts == [STEP * 6]
+    assert together.finished[3][0] == alone.finished[3][0] == "succeeded"
+    torch.testing.assert_close(
+        weights(together.states[-1][1], 1), weights(alone.states[-1][1], 0), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_preemption_publishes_and_returns() -> None:
+    first = run(orders={STEP * 5: {1: "preempt", 2: "preempt", 3: "preempt"}})
+    assert first.preempted_at == first.states[-1][0] == STEP * 6 and first.finished == {}
+    second = run(resume=first.states[-1][1])
+    assert second.starts == [STEP * 6] and {outcome for outcome, _, _ in second.finished.values()} == {"succeeded"}
+
+
+def test_a_crash_changes_nothing(whole: MemoryReporter) -> None:
+    resumed = run(resume=whole.states[0][1])
+    assert equal(resumed.states[-1][1], whole.states[-1][1])
+    for seed in SEEDS:
+        assert resumed.finished[seed] == whole.finished[seed]
+        assert resumed.checkpoints[seed][-1][2] == whole.checkpoints[seed][-1][2]
+
+
+def test_a_diverged_run_fails_alone(whole: MemoryReporter) -> None:
+    state = State({k: v.clone() for k, v in whole.states[0][1].tensors.items()}, whole.states[0][1].meta)
+    state.tensors["agent/parameters/0"][1] = float("nan")
+    reporter = run(resume=state)
+    outcome, _, reason = reporter.finished[2]
+    assert (
+        outcome == "failed" and reason is not None and reason.code == "diverged" and "learning rate" in reason.message
+    )
+    assert reporter.finished[1][0] == reporter.finished[3][0] == "succeeded"
+    torch.testing.assert_close(weights(reporter.states[-1][1], 0), weights(whole.states[-1][1], 0))
+
+
+def test_failures_of_the_environment_reach_the_caller() -> None:
+    with pytest.raises(EnvironmentFailure, match="motor"):
+        run(spec=toys.spec("Toy-v0", PPO, num_envs=4, total=STEP, kwargs={"fail_at": 3}))
+
+
+def test_arguments_that_change_the_actions_are_noticed() -> None:
+    dqn = {"name": "dqn", "hidden_sizes": (16,)}
+    with pytest.raises(UnsupportedSpace, match="dqn does not fit LunarLander-v3 as configured"):
+        run(spec=toys.spec("LunarLander-v3", dqn, num_envs=1, total=STEP, kwargs={"continuous": True}))

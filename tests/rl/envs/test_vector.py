@@ -1,0 +1,126 @@
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from app.schemas.experiment import EnvironmentSpec
+from tests.rl import toys
+from worker.rl import envs
+from worker.rl.envs.vector import LoopVectorEnv, env_seeds
+from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
+
+
+def made(name: str, num_envs: int = 2, seeds: tuple[int, ...] = (0, 1), **kwargs: Any) -> LoopVectorEnv:
+    return LoopVectorEnv(name, kwargs, list(seeds), num_envs)
+
+
+def test_truncation_shows_the_true_final_observation_and_then_the_reset_one() -> None:
+    env = made("Counting-v0")
+    assert env.reset(0).ravel().tolist() == [0] * 4
+    for age in range(1, 12):
+        step = env.step(np.zeros((2, 2), np.int64))
+        ended = age % 5 == 0
+        assert (step.next_obs == (age - 1) % 5 + 1).all(), "every step is a real transition"
+        assert (step.truncated == ended).all() and not step.terminated.any()
+        assert (step.obs == (0 if ended else step.next_obs)).all()
+        assert (step.reward == 1).all()
+
+
+def test_termination_is_told_from_truncation() -> None:
+    env = made("Counting-v0", die_at=3)
+    env.reset(0)
+    for age in range(1, 7):
+        step = env.step(np.zeros((2, 2), np.int64))
+        assert (step.terminated == (age % 3 == 0)).all() and not step.truncated.any()
+
+
+def test_an_episode_that_dies_at_its_time_limit_is_both() -> None:
+    env = made("Counting-v0", die_at=5)
+    env.reset(0)
+    for _ in range(5):
+        step = env.step(np.zeros((2, 2), np.int64))
+    assert step.terminated.all() and step.truncated.all()
+
+
+def test_a_reset_forgets_everything_before_it() -> None:
+    a, b = made("Pendulum-v1"), made("Pendulum-v1")
+    a.reset(0)
+    for _ in range(7):
+        a.step(np.ones((2, 2, 1), np.float32))
+    assert np.array_equal(a.reset(64), b.reset(64))
+    for _ in range(250):
+        x, y = a.step(np.ones((2, 2, 1), np.float32)), b.step(np.ones((2, 2, 1), np.float32))
+        assert all(np.array_equal(p, q) for p, q in zip(x, y, strict=True))
+    assert not np.array_equal(a.reset(0).copy(), a.reset(1))
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1", "CartPole-v1"])
+def test_a_replica_does_not_depend_on_its_pack(name: str) -> None:
+    environment = EnvironmentSpec(id=name)
+    pack, alone = envs.make(environment, [3, 4, 5], 2), envs.make(environment, [4], 2)
+    action = np.zeros((3, 2, 1), np.float32) if name == "Pendulum-v1" else np.zeros((3, 2), np.int64)
+    assert np.array_equal(pack.reset(0)[1], alone.reset(0)[0])
+    for _ in range(30):
+        together, single = pack.step(action), alone.step(action[1:2])
+        assert all(np.array_equal(p[1], q[0]) for p, q in zip(together, single, strict=True))
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1", "CartPole-v1"])
+def test_those_who_stay_notice_nothing(name: str) -> None:
+    environment = EnvironmentSpec(id=name)
+    left, whole = envs.make(environment, [3, 4, 5], 2), envs.make(environment, [3, 4, 5], 2)
+    action = np.zeros((3, 2, 1), np.float32) if name == "Pendulum-v1" else np.ones((3, 2), np.int64)
+    left.reset(0), whole.reset(0)
+    for _ in range(5):
+        left.step(action), whole.step(action)
+    left.select([2, 0])
+    for _ in range(30):
+        a, b = left.step(action[[2, 0]]), whole.step(action)
+        assert all(np.array_equal(p, q[[2, 0]]) for p, q in zip(a, b, strict=True))
+
+
+def test_training_and_evaluation_never_share_a_seed() -> None:
+    train = {s for seed in range(20) for s in env_seeds(seed, "train", 0, 20)}
+    evaluation = {s for seed in range(20) for s in env_seeds(seed, "evaluation", 0, 20)}
+    assert len(train) == len(evaluation) == 400 and not train & evaluation
+
+
+def test_discrete_actions_get_their_start_and_boxes_are_clipped() -> None:
+    starting = made("Toy-v0", action_space=Discrete(2, start=3))
+    starting.reset(0)
+    starting.step(np.array([[0, 1], [1, 0]]))
+    box = made("Toy-v0", action_space=Box(np.float32(-2), np.float32(0.5), (1,)))
+    box.reset(0)
+    box.step(np.full((2, 2, 1), 9.0, np.float32))  # the toy asserts that actions fit
+
+
+def test_every_kind_of_space_is_stepped() -> None:
+    match = made("Match-v0")
+    assert match.reset(0).shape == (2, 2, 2)
+    assert match.step(np.ones((2, 2, 2), np.int64)).terminated.all()
+    flash = made("Flash-v0")
+    assert flash.reset(0).dtype == np.uint8
+    assert flash.step(np.zeros((2, 2), np.int64)).obs.shape == (2, 2, 36, 36, 3)
+
+
+def test_an_unsupported_space_is_refused_in_words() -> None:
+    with pytest.raises(UnsupportedSpace, match="Taxi-v4: observations are a Discrete"):
+        made("Taxi-v4")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_failures_of_the_environment_name_it() -> None:
+    env = made("Toy-v0", fail_at=2)
+    env.reset(0)
+    env.step(np.zeros((2, 2), np.int64))
+    with pytest.raises(EnvironmentFailure, match="Toy-v0 raised in step: RuntimeError: the motor is on fire"):
+        env.step(np.zeros((2, 2), np.int64))
+    with pytest.raises(EnvironmentFailure, match="Toy-v0 cannot be made"):
+        made("Toy-v0", colour="red")
+    assert not EnvironmentFailure.retryable
+
+
+def test_toys_are_environments() -> None:
+    assert {"Toy-v0", "Counting-v0"} <= set(gymnasium.registry) and toys.Toy

@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from worker.rl.nets.heads import ActorCritic, Critics, QNetwork, SquashedGaussian
+from worker.rl.nets.layers import Conv2d, Init, fan_in_linear, orthogonal_linear, rows_of
+from worker.rl.nets.torsos import NatureCNN
+
+SEEDS = [5, 6, 7]
+
+
+def test_linear_is_each_replicas_own_map() -> None:
+    layer = fan_in_linear(Init(SEEDS, "x"), 2, 4, 3)
+    x = torch.randn(6, 9, 4)
+    expected = torch.stack([x[i] @ layer.weight[i] + layer.bias[i] for i in range(6)])
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_weights_do_not_depend_on_the_pack() -> None:
+    pack, alone = (ActorCritic(Init(seeds, "net"), (4,), 3, (8, 8), "tanh", 0.5) for seeds in (SEEDS, [6]))
+    for ours, own in zip(pack.parameters(), alone.parameters(), strict=True):
+        members = ours.shape[0] // 3
+        assert torch.equal(ours[members : 2 * members], own)
+
+
+def test_orthogonal_weights_have_their_gain() -> None:
+    for rows, columns in ((4, 64), (64, 64), (64, 2)):
+        weight = orthogonal_linear(Init(SEEDS, "x"), 2, rows, columns).weight.detach()
+        small = weight @ weight.mT if rows <= columns else weight.mT @ weight
+        torch.testing.assert_close(small, 2 * torch.eye(min(rows, columns)).expand_as(small), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [1, 5])
+def test_actor_critic_starts_near_uniform_with_towers_of_its_own(outputs: int) -> None:
+    net = ActorCritic(Init(SEEDS, "net"), (4,), outputs, (16,), "tanh")
+    obs = torch.randn(3, 9, 4)
+    out, value = net(obs)
+    assert out.shape == (3, 9, outputs) and value.shape == (3, 9)
+    assert float(out.detach().abs().max()) < 0.05 < float(value.detach().abs().max())
+    torch.testing.assert_close(net.actor()(obs), out)
+    gradient = torch.autograd.grad(out.sum(), [p for p in net.parameters()], materialize_grads=True)
+    assert all(not g.unflatten(0, (3, 2))[:, 1].any() for g in gradient), "the policy moves the value's tower"
+
+
+def test_actor_shares_memory() -> None:
+    net = ActorCritic(Init(SEEDS, "net"), (4,), 2, (16,), "tanh")
+    actor, obs = net.actor(), torch.randn(3, 9, 4)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1)
+    torch.testing.assert_close(actor(obs), net(obs)[0])
+
+
+def test_rows_of_are_those_replicas() -> None:
+    net, obs = Critics(Init(SEEDS, "q"), (4,), 2, (16,), "relu"), torch.randn(3, 9, 4)
+    action = torch.randn(3, 9, 2)
+    q = net(obs, action)
+    assert q.shape == (3, 2, 9)
+    torch.testing.assert_close(rows_of(net, slice(2, 4))(obs[1:2], action[1:2]), q[1:2])
+
+
+def test_heads_have_their_shapes() -> None:
+    obs = torch.randn(3, 9, 4)
+    assert QNetwork(Init(SEEDS, "q"), (4,), 5, (16, 16), "relu")(obs).shape == (3, 9, 5)
+    mean, log_std = SquashedGaussian(Init(SEEDS, "pi"), (4,), 2, (16,), "relu")(obs * 1000)
+    assert mean.shape == log_std.shape == (3, 9, 2)
+    assert float(log_std.detach().max()) <= 2 and float(log_std.detach().min()) >= -20
+
+
+@pytest.mark.parametrize("shape", [(84, 84, 4), (4, 84, 84), (36, 40, 3)])
+def test_images_of_either_layout(shape: tuple[int, ...]) -> None:
+    images = torch.randint(0, 256, (3, 2, *shape), dtype=torch.uint8)
+    features = NatureCNN(Init(SEEDS, "cnn"), shape)(images)
+    assert features.shape == (3, 2, 512)
+    out, value = ActorCritic(Init(SEEDS, "net"), shape, 2, (64,), "tanh")(images)
+    assert out.shape == (3, 2, 2) and value.shape == (3, 2)
+
+
+def test_small_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="36 pixels"):
+        NatureCNN(Init(SEEDS, "cnn"), (28, 28, 1))
+
+
+def test_convolution_is_each_replicas_own() -> None:
+    layer = Conv2d(Init(SEEDS, "conv"), 1, 2, 4, 3, 1)
+    x = torch.randn(3, 5, 2, 8, 8)
+    expected = torch.nn.functional.conv2d(x[1], layer.weight[1], layer.bias[1])
+    torch.testing.assert_close(layer(x)[1], expected)

@@ -1,0 +1,45 @@
+import numpy as np
+import torch
+
+from app.schemas import algorithms as configs
+from app.schemas.experiment import EnvironmentSpec
+from tests.rl import toys
+from worker.rl import envs, evaluation
+from worker.rl.algorithms import ppo
+from worker.rl.evaluation import Evaluator
+
+SEEDS = [1, 2]
+
+
+def agent_for(environment: EnvironmentSpec, seeds: list[int]) -> ppo.PPO:
+    spec = envs.make(environment, seeds, 1).spec
+    return ppo.build(configs.PPO(hidden_sizes=(16,)), spec, seeds, torch.device("cpu"), 1000, 1)
+
+
+def test_every_copy_plays_its_share() -> None:
+    environment = toys.spec("Counting-v0", {"name": "ppo"}, num_envs=1, total=1, kwargs={"die_at": 3}).environment
+    episodes = evaluation.COPIES * 2 + 5
+    result = Evaluator(environment, SEEDS, episodes).run(agent_for(environment, SEEDS), 0)
+    assert result.returns.shape == result.lengths.shape == (2, episodes)
+    assert (result.returns == 3).all() and (result.lengths == 3).all()
+
+
+def test_it_is_a_function_of_policy_seed_and_index() -> None:
+    environment = EnvironmentSpec(id="CartPole-v1")
+    agent, evaluator = agent_for(environment, SEEDS), Evaluator(environment, SEEDS, 20)
+    first = evaluator.run(agent, 100)
+    other = evaluator.run(agent, 200)
+    again = evaluator.run(agent, 100)
+    assert np.array_equal(first.returns, again.returns) and not np.array_equal(first.returns, other.returns)
+    alone = Evaluator(environment, [2], 20).run(agent_for(environment, [2]), 100)
+    assert np.array_equal(alone.returns[0], first.returns[1])
+    evaluator.select([1])
+    agent.select([1])
+    assert np.array_equal(evaluator.run(agent, 100).returns, alone.returns)
+
+
+def test_an_episode_without_end_is_ended(monkeypatch: object) -> None:
+    environment = toys.spec("Toy-v0", {"name": "ppo"}, num_envs=1, total=1).environment
+    monkeypatch.setattr(evaluation, "LONGEST_EPISODE", 4)  # type: ignore[attr-defined]
+    result = Evaluator(environment, SEEDS, 3).run(agent_for(environment, SEEDS), 0)
+    assert (result.lengths == 4).all()
