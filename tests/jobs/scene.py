@@ -17,7 +17,7 @@ from sqlalchemy import select
 from app.db import states
 from app.db.engine import Database
 from app.db.models import Attempt, Checkpoint, Event, Job, Run
-from app.db.repositories import metrics
+from app.db.repositories import metrics, workers
 from app.queue import Doorbell
 from app.schemas.experiment import ExperimentSpec, resolve
 from app.services import experiments, runs
@@ -128,11 +128,6 @@ class Stage:
             found = {key: metrics.series(session, run_id, key) for key in keys}
         return {key: list(zip(*(column.tolist() for column in pair[:2]), strict=True)) for key, pair in found.items()}
 
-    def weights(self, run_id: str) -> bytes:
-        """The weights of the final checkpoint."""
-        final = next(checkpoint for checkpoint in self.checkpoints(run_id) if checkpoint.kind == "final")
-        return (self.artifacts / final.path / "weights.safetensors").read_bytes()
-
     def await_status(self, run_id: str, *statuses: str, seconds: float = PATIENCE) -> Run:
         """Wait for one of the statuses; a run that ends otherwise fails the test at once."""
 
@@ -157,6 +152,11 @@ class Stage:
     def await_resume_state(self, run_id: str) -> None:
         """Wait until there is a state to go on from."""
         eventually(lambda: self.job(run_id).resume_state_id, "a resume state")
+
+    def workers_alive(self) -> int:
+        """Workers heard of within a lease."""
+        with self.database.reading() as session:
+            return len(workers.live(session, LEASE))
 
     def logs(self) -> str:
         return "\n".join(path.read_text()[-4000:] for path in sorted(self.folder.glob("worker-*.log")))
@@ -212,4 +212,3 @@ def trainers(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
 def busiest(processes: list[psutil.Process]) -> psutil.Process:
     """The one with most CPU time: the trainer that trains, not the spare."""
     return max(processes, key=lambda process: sum(process.cpu_times()[:2]))
-
