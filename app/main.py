@@ -91,6 +91,9 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     components["schemas"] |= schema.pop("$defs") | {"Problem": schema}
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        if "422" in operation["responses"]:  # the framework declares its own form where a route doesn't
+            operation["responses"]["422"] = problems.problems(422)[422]
     components["securitySchemes"] = {"operator": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"operator": []}, {}]
     document["paths"][actions.PATH] = actions.OPENAPI

@@ -57,7 +57,9 @@ class TestHost:
     def test_loopback_is_answered(self, client: httpx.Client, host: str) -> None:
         assert client.get("/healthz", headers={"Host": host}).status_code == 200
 
-    @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::2]", ":8000", ""])
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::2]", ":8000", ""]
+    )
     @pytest.mark.parametrize("path", ["/healthz", "/v1/runs"])
     def test_others_are_not(self, client: httpx.Client, host: str, path: str) -> None:
         assert_problem(client.get(path, headers={"Host": host}), 421)
@@ -108,7 +110,9 @@ class TestBodyLimit:
         assert _send([b"a"], [(b"content-length", length)])[0] == 413
 
     def test_is_a_problem(self, client: httpx.Client) -> None:
-        answer = client.post("/v1/experiments", content=b"x" * (2**20 + 1), headers={"Content-Type": "application/json"})
+        answer = client.post(
+            "/v1/experiments", content=b"x" * (2**20 + 1), headers={"Content-Type": "application/json"}
+        )
         assert_problem(answer, 413)
 
     def test_of_actions_is_larger(self, client: httpx.Client) -> None:

@@ -102,7 +102,9 @@ def test_a_body_without_a_type_is_not_taken(client: httpx.Client) -> None:
     assert_problem(client.post("/v1/experiments", content=json.dumps(spec())), 415)
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/experiments/", "/v1/nothing", "/v2/models", "/v1/runs/run_x/nothing"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/experiments/", "/v1/nothing", "/v2/models", "/v1/runs/run_x/nothing"]
+)
 def test_unknown_paths(client: httpx.Client, path: str) -> None:
     assert_problem(client.get(path), 404)
 

@@ -61,7 +61,9 @@ class TestRead:
         run = client.get(f"/v1/runs/{job.run_id}").json()
         assert run["reason"] == {"code": "diverged", "message": "the loss became infinite"}
 
-    @pytest.mark.parametrize("run_id", ["run_nope", "nope", "run_", "run_%00", "run_" + "x" * 2000, "..", "run_ü", "run_a%0a"])
+    @pytest.mark.parametrize(
+        "run_id", ["run_nope", "nope", "run_", "run_%00", "run_" + "x" * 2000, "..", "run_ü", "run_a%0a"]
+    )
     def test_unknown(self, client: httpx.Client, run_id: str) -> None:
         assert_problem(client.get(f"/v1/runs/{run_id}/metrics" if run_id == ".." else f"/v1/runs/{run_id}"), 404)
 
@@ -78,7 +80,9 @@ class TestRead:
         assert answer.json()["status"] == "queued"
         assert answer.headers["preference-applied"] == "wait=1"
 
-    @pytest.mark.parametrize("prefer", ["wait", "wait=", "wait=-1", "wait=x", "await=5", "wait=1.5", "handling=lenient"])
+    @pytest.mark.parametrize(
+        "prefer", ["wait", "wait=", "wait=-1", "wait=x", "await=5", "wait=1.5", "handling=lenient"]
+    )
     def test_other_preferences_are_ignored(self, client: httpx.Client, job: Scene, prefer: str) -> None:
         answer = client.get(f"/v1/runs/{job.run_id}", headers={"Prefer": prefer})
         assert answer.status_code == 200
@@ -169,7 +173,11 @@ class TestActions:
             ("paused", "pause"),
             ("cancelling", "pause"),
             ("cancelling", "resume"),
-            *((state, action) for state in ("succeeded", "failed", "cancelled") for action in ("cancel", "kill", "pause")),
+            *(
+                (state, action)
+                for state in ("succeeded", "failed", "cancelled")
+                for action in ("cancel", "kill", "pause")
+            ),
             *((state, "resume") for state in ("succeeded", "failed", "cancelled")),
         ],
     )
@@ -335,7 +343,11 @@ def test_every_state_says_what_it_allows() -> None:
     from app.services.runs import ALLOWED
 
     assert ALLOWED.keys() == TRANSITIONS.keys()
-    targets = {"cancel": {"cancelling", "cancelled"}, "kill": {"cancelling", "cancelled"}, "pause": {"pausing", "paused"}}
+    targets = {
+        "cancel": {"cancelling", "cancelled"},
+        "kill": {"cancelling", "cancelled"},
+        "pause": {"pausing", "paused"},
+    }
     for state, actions in ALLOWED.items():
         for action in actions:
             reached = targets.get(action, {"queued"})

@@ -25,7 +25,14 @@ def test_loopback_needs_no_key(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["short", "changeme-changeme-changeme", "aaaaaaaaaaaaaaaaaaaaaaaa", "with space in the key!", "schlüssel-mit-umlaut"]
+    "key",
+    [
+        "short",
+        "changeme-changeme-changeme",
+        "aaaaaaaaaaaaaaaaaaaaaaaa",
+        "with space in the key!",
+        "schlüssel-mit-umlaut",
+    ],
 )
 def test_weak_keys(key: str) -> None:
     with pytest.raises(ValidationError, match="TRAINYARD_API_KEY") as caught:
