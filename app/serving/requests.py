@@ -20,6 +20,8 @@ MAX_BATCH: Final = 4096
 MAX_SEED: Final = 2**63 - 1
 MAX_UNKNOWN: Final = 10
 """Unknown fields named in one answer."""
+MAX_NAME: Final = 100
+"""Characters of an unknown field's name that are repeated."""
 
 _FIELDS: Final = frozenset({"observation", "observations", "deterministic", "seed", "checkpoint"})
 _CHECKPOINT_ID: Final = re.compile("ckpt_[0-9a-z]{1,40}")
@@ -116,7 +118,7 @@ def _unknown(names: set[str]) -> list[FieldError]:
     known = sorted(_FIELDS)
     return [
         FieldError("/" + _escape(name), "unknown field", closest(name, known), tuple(known))
-        for name in sorted(names)[:MAX_UNKNOWN]
+        for name in sorted(name[:MAX_NAME] for name in names)[:MAX_UNKNOWN]
     ]
 
 

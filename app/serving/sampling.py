@@ -67,8 +67,8 @@ class Decoder:
             case BoxSpace(shape=shape, low=low, high=high):
                 self.outputs = ("mean", "log_std")
                 self._shape = shape
-                self._low = np.array([-np.inf if bound is None else bound for bound in low])
-                self._high = np.array([np.inf if bound is None else bound for bound in high])
+                self._low = np.array([-np.inf if bound is None else bound for bound in low], np.float32)
+                self._high = np.array([np.inf if bound is None else bound for bound in high], np.float32)
             case DiscreteSpace(start=start):
                 self.outputs = ("q_values",) if bundle.distribution == "epsilon_greedy" else ("logits",)
                 self._start = start
@@ -92,7 +92,7 @@ class Decoder:
                 action = np.minimum(np.maximum(_perturb(outputs, keys), self._low), self._high)
             case "tanh_gaussian":
                 action = self._low + (np.tanh(_perturb(outputs, keys)) + 1.0) / 2.0 * (self._high - self._low)
-        return action.astype(np.float32).reshape(len(action), *self._shape)
+        return action.astype(np.float32, copy=False).reshape(len(action), *self._shape)
 
 
 def _argmax(values: NDArray[Any]) -> NDArray[np.intp]:
