@@ -32,6 +32,12 @@ def each_stage(database_url: str, broker: Broker, tmp_path: Path) -> Iterator[St
     yield from _stage(database_url, broker, tmp_path)
 
 
+@pytest.fixture
+def postgres_stage(postgres_url: str, broker: Broker, tmp_path: Path) -> Iterator[Stage]:
+    """On PostgreSQL."""
+    yield from _stage(postgres_url, broker, tmp_path)
+
+
 def _stage(database_url: str, broker: Broker, folder: Path) -> Iterator[Stage]:
     stage = Stage(database_url, broker.url, folder, queue=f"q{secrets.token_hex(4)}")
     yield stage
