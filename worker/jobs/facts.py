@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from worker.rl import precision
+
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "box2d", "onnx", "onnxruntime")
 
 
@@ -30,6 +32,7 @@ def gather(*, pack: int, device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_model(),
         "threads": torch.get_num_threads(),
+        "precision": precision.in_use(),
         "pack": pack,
     }
 

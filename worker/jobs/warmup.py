@@ -5,7 +5,7 @@ import sqlalchemy
 from app.schemas.experiment import ExperimentSpec, resolve
 from worker.jobs import facts
 from worker.jobs import training as training_of_jobs
-from worker.rl import drivers
+from worker.rl import drivers, precision
 from worker.rl.reporter import MemoryReporter
 
 SPEC = {
@@ -18,6 +18,7 @@ SPEC = {
 def run() -> None:
     """Load every library a job needs and train for a moment, on the CPU and with generators of its own."""
     facts.versions()
+    precision.error("bf16")
     assert training_of_jobs.train  # its imports are most of the warming
     with sqlalchemy.create_engine("sqlite://").connect() as connection:
         connection.execute(sqlalchemy.text("SELECT 1"))

@@ -33,6 +33,11 @@ def use(precision: Precision) -> None:
     _matmul.fp32_precision = precision
 
 
+def in_use() -> str:
+    """The process's setting."""
+    return str(_matmul.fp32_precision)
+
+
 @cache
 def error(precision: Precision) -> float:
     """Largest error of products with this setting on this machine, forward and backward, relative to their entries."""
