@@ -1,6 +1,5 @@
 """What the whole suite shares."""
 
-import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,6 @@ import torch
 from app.db.engine import Database
 from app.db.migrate import migrate
 from tests.postgres import Postgres
-
-_numbers = itertools.count()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,10 +24,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server with a migrated database called ``template``."""
+    """A PostgreSQL server with a migrated database called ``trainyard``."""
     with Postgres() as server:
-        server.execute("CREATE DATABASE template")
-        migrate(server.url("template"))
+        server.execute("CREATE DATABASE trainyard")
+        migrate(server.url("trainyard"))
         yield server
 
 
@@ -50,12 +47,15 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres: Postgres) -> Iterator[str]:
-    """A fresh migrated PostgreSQL database."""
-    name = f"test_{next(_numbers)}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template")
-    yield postgres.url(name)
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+def postgres_url(postgres: Postgres) -> str:
+    """A migrated PostgreSQL database without rows and without connections of earlier tests. Leave its schema alone."""
+    postgres.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        *(f"DELETE FROM {table}" for table in ("experiments", "workers", "idempotency_keys")),  # the others cascade
+        database="trainyard",
+    )
+    return postgres.url("trainyard")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

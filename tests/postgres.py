@@ -10,18 +10,28 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import psycopg
 
 START_SECONDS = 60
+THROWAWAY = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+"""Settings of a server whose data nobody will miss."""
 
 
 class Postgres:
-    """A server; use it as a context manager. Databases are named by :meth:`url`."""
+    """A server; use it as a context manager. Databases are named by :meth:`url`.
+
+    Args:
+        settings: of the server, over its defaults.
+    """
+
+    def __init__(self, settings: Mapping[str, str] = MappingProxyType(THROWAWAY)) -> None:
+        self._settings = {"max_connections": "200", **settings}
 
     def __enter__(self) -> "Postgres":
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
@@ -43,10 +53,11 @@ class Postgres:
         """The SQLAlchemy URL of a database."""
         return f"postgresql+psycopg://postgres@/{database}?host={self.folder}"
 
-    def execute(self, statement: str) -> None:
-        """Run a statement outside of a transaction."""
-        with psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True) as connection:
-            connection.execute(statement.encode())
+    def execute(self, *statements: str, database: str = "postgres") -> None:
+        """Run statements, each in a transaction of its own or in none."""
+        with psycopg.connect(host=str(self.folder), user="postgres", dbname=database, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
 
     def _start(self) -> None:
         programs, identity = _programs(), {}
@@ -63,8 +74,7 @@ class Postgres:
             stdout=subprocess.DEVNULL,
             **common,
         )
-        settings = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "shared_buffers": "64MB"}
-        options = [f"-c{name}={value}" for name, value in settings.items()]
+        options = [f"-c{name}={value}" for name, value in self._settings.items()]
         with (self.folder / "log").open("w") as log:
             self.process = subprocess.Popen(
                 [programs / "postgres", "-D", data, "-k", self.folder, "-h", "", *options],

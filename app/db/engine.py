@@ -16,23 +16,33 @@ CONNECT_TIMEOUT_S = 5
 def make_engine(url: str, *, pool_size: int = 5) -> Engine:
     """An engine whose transactions read, or write when ``execution_options(writes=True)`` says so.
 
+    PostgreSQL: a statement with the execution option ``binary_results`` fetches blobs as they are, not as text of twice
+    their length.
+
     SQLite: WAL, and writing transactions begin IMMEDIATE, since one that reads first and writes then fails with
     "database is locked" whatever the timeout.
     """
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(
+        engine = create_engine(
             url,
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_pre_ping=True,
             connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
         )
+        event.listen(engine, "before_cursor_execute", _choose_format)
+        return engine
     engine = create_engine(
         url, pool_size=pool_size, max_overflow=pool_size, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _choose_format(_conn: Any, cursor: Any, _sql: Any, _params: Any, context: Any, _many: bool) -> None:
+    if context is not None and context.execution_options.get("binary_results"):
+        cursor.format = 1
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -125,7 +125,7 @@ def series(session: Session, run_id: str, key: str) -> tuple[Ints, Floats]:
         .where(_chunks.c.run_id == run_id, _chunks.c.key == key)
         .order_by(_chunks.c.first_step)
     )
-    rows = session.execute(query).all()
+    rows = session.execute(query, execution_options={"binary_results": True}).all()
     steps, values, _ = decode(b"".join(row[0] for row in rows), b"".join(row[1] for row in rows), b"")
     return steps, values
 
