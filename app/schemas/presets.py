@@ -7,8 +7,29 @@ from app.schemas.algorithms import AnyAlgorithm
 if TYPE_CHECKING:
     from app.schemas.experiment import EnvironmentSpec
 
-PRESETS: dict[tuple[str, str], dict[str, Any]] = {}
-"""``(algorithm name, environment id)`` -> algorithm fields, ``num_envs`` and ``origin`` (where the numbers come from)."""
+PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    ("dqn", "CartPole-v1"): {
+        "origin": "rl-baselines3-zoo; its target interval of 10 env steps comes to one update per round of 128",
+        "hidden_sizes": (256, 256),
+        "learning_rate": 2.3e-3,
+        "batch_size": 64,
+        "buffer_size": 100_000,
+        "learning_starts": 1_000,
+        "train_every": 256,
+        "gradient_steps": 128,
+        "target_update_every": 128,
+        "epsilon_end": 0.04,
+        "epsilon_fraction": 0.16,
+    },
+    ("sac", "Pendulum-v1"): {
+        "origin": "tuned here: solved by 15,000 env steps",
+        "hidden_sizes": (64, 64),
+        "activation": "silu",
+        "learning_rate": 1e-3,
+        "batch_size": 128,
+    },
+}
+"""``(algorithm name, environment id)`` -> algorithm fields, ``num_envs`` and ``origin``, where the numbers come from."""
 
 
 def apply(algorithm: AnyAlgorithm, environment: "EnvironmentSpec") -> tuple[AnyAlgorithm, "EnvironmentSpec"]:
