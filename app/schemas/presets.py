@@ -29,7 +29,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "batch_size": 128,
     },
 }
-"""``(algorithm name, environment id)`` -> algorithm fields, ``num_envs`` and ``origin``, where the numbers come from."""
+"""``(algorithm, environment id)`` -> algorithm fields, ``num_envs`` and ``origin``, where the numbers come from."""
 
 
 def apply(algorithm: AnyAlgorithm, environment: "EnvironmentSpec") -> tuple[AnyAlgorithm, "EnvironmentSpec"]:
