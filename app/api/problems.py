@@ -1,6 +1,7 @@
 """Every failure as problem+json: handlers for FastAPI, and the answers routes declare in OpenAPI."""
 
 import logging
+import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
@@ -100,7 +101,8 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     if isinstance(error.body, bytes) and error.body:
         return respond(errors.UnsupportedMediaType("send the body as Content-Type: application/json"))
     model = _body_model(request)
-    items = list(dict.fromkeys(_field_error(row, error.body, model) for row in rows[:100]))
+    model, parameters = _body_model(request), _query_names(request)
+    items = list(dict.fromkeys(_field_error(row, error.body, model, parameters) for row in rows[:100]))
     detail = "; ".join(item.message if item.pointer == "" else f"{item.pointer}: {item.message}" for item in items[:3])
     return respond(errors.Invalid(detail, errors=items))
 
@@ -111,24 +113,39 @@ def _body_model(request: Request) -> type[BaseModel] | None:
     return candidates[0] if candidates else None
 
 
-def _field_error(row: Mapping[str, Any], body: object, model: type[BaseModel] | None) -> FieldError:
+def _query_names(request: Request) -> list[str]:
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    fields = dependant.query_params if dependant is not None else []
+    return [name for field in fields for model in _models(field.field_info.annotation) for name in model.model_fields]
+
+
+def _field_error(
+    row: Mapping[str, Any], body: object, model: type[BaseModel] | None, parameters: list[str]
+) -> FieldError:
     """One of pydantic's errors as a pointer into the body (or to a parameter), with a suggestion where one is near."""
     where, path = row["loc"][0], list(row["loc"][1:])
     if row["type"] == "json_invalid":
         return FieldError("", f"not valid JSON: {row['ctx']['error']} at character {path[0]}")
     kind = row["type"]
     if where != "body":
-        message = "unknown" if kind == "extra_forbidden" else _sentence(row)
-        return FieldError(_pointer(path), f"{where} parameter: {message}")
+        if kind == "extra_forbidden":
+            return _unknown(_pointer(path), f"unknown {where} parameter", str(path[-1]), parameters)
+        return FieldError(_pointer(path), f"{where} parameter: {_sentence(row)}")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _tag_error(row, _walk(path, body), model, path)
     pointer = _pointer(_walk(path, body, missing=kind == "missing"))
     if kind == "extra_forbidden":
-        known = _fields_at(path[:-1], model)
-        near = closest(str(path[-1]), known)
-        hint = f": did you mean {near!r}?" if near else ""
-        return FieldError(pointer, f"unknown field {str(path[-1])[:80]!r}{hint}", suggestion=near, allowed=tuple(known))
+        return _unknown(pointer, "unknown field", str(path[-1]), _fields_at(path[:-1], model))
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", row["ctx"]["expected"])
+        return FieldError(pointer, _sentence(row), closest(str(row["input"])[:80], allowed), tuple(allowed))
     return FieldError(pointer, _sentence(row))
+
+
+def _unknown(pointer: str, what: str, name: str, known: list[str]) -> FieldError:
+    near = closest(name[:80], known)
+    hint = f": did you mean {near!r}?" if near else ""
+    return FieldError(pointer, f"{what} {name[:80]!r}{hint}", suggestion=near, allowed=tuple(known))
 
 
 def _tag_error(
@@ -140,10 +157,7 @@ def _tag_error(
     pointer, subject = _pointer([*place, name]), str(place[-1]) if place else "body"
     if row["type"] == "union_tag_not_found":
         return FieldError(pointer, f"required: which {subject} it is", allowed=tuple(known))
-    tag = str(row["ctx"]["tag"])[:80]
-    near = closest(tag, known)
-    hint = f": did you mean {near}?" if near else ""
-    return FieldError(pointer, f"unknown {subject} {tag!r}{hint}", suggestion=near, allowed=tuple(known))
+    return _unknown(pointer, f"unknown {subject}", str(row["ctx"]["tag"]), known)
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.db.ids import new_id
 from app.db.repositories import experiments, jobs
 from app.db.repositories import runs as run_rows
+from app.db.repositories.runs import Brief
 from app.errors import Conflict, Invalid
 from app.schemas import responses
 from app.schemas.base import FieldError, SpecError
@@ -60,7 +60,7 @@ def create(session: Session, spec: ExperimentSpec, keyed: Keyed | None = None) -
         spec_hash=spec_hash(spec),
         tags=spec.tags,
     )
-    made, size = [], pack_size(spec)
+    size = pack_size(spec)
     for first in range(0, len(spec.seeds), size):
         job = jobs.create(
             session,
@@ -70,7 +70,7 @@ def create(session: Session, spec: ExperimentSpec, keyed: Keyed | None = None) -
             device=spec.resources.device,
             priority=spec.resources.priority,
         )
-        made += [
+        for position, seed in enumerate(spec.seeds[first : first + size], first):
             run_rows.create(
                 session,
                 run_id=new_id("run"),
@@ -80,10 +80,8 @@ def create(session: Session, spec: ExperimentSpec, keyed: Keyed | None = None) -
                 seed=seed,
                 total_env_steps=spec.training.total_env_steps,
             )
-            for position, seed in enumerate(spec.seeds[first : first + size], first)
-        ]
     session.refresh(row)
-    experiment = views.experiment(row, made)
+    experiment = views.experiment(row, run_rows.briefs(session, [row.id]))
     if keyed:
         body = experiment.model_dump(mode="json")
         idempotency.keep(session, keyed, status=201, location=location(row.id), body=body)
@@ -102,7 +100,7 @@ def get(session: Session, experiment_id: str) -> responses.Experiment:
         NotFound
     """
     row = by_id(lambda wanted: experiments.get(session, wanted), "experiment", experiment_id)
-    return views.experiment(row, run_rows.of_experiments(session, [row.id]))
+    return views.experiment(row, run_rows.briefs(session, [row.id]))
 
 
 def list_page(
@@ -110,8 +108,8 @@ def list_page(
 ) -> responses.Page[responses.Experiment]:
     """Newest first."""
     page = experiments.list_page(session, limit=limit, after=after, name=name)
-    runs_of: dict[str, list[Any]] = {row.id: [] for row in page.data}
-    for run in run_rows.of_experiments(session, list(runs_of)):
+    runs_of: dict[str, list[Brief]] = {row.id: [] for row in page.data}
+    for run in run_rows.briefs(session, list(runs_of)):
         runs_of[run.experiment_id].append(run)
     data = [views.experiment(row, runs_of[row.id]) for row in page.data]
     return responses.Page[responses.Experiment](data=data, has_more=page.has_more)

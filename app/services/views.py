@@ -1,11 +1,12 @@
 """Rows of the database as the API's answers."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, overload
 
 from app.db import models, states
+from app.db.repositories.runs import Brief
 from app.schemas import responses
 
 _UNFINISHED = frozenset({"queued", "starting", "running", "pausing", "paused", "cancelling"})
@@ -20,9 +21,8 @@ def utc(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def experiment(row: models.Experiment, runs: Iterable[models.Run]) -> responses.Experiment:
+def experiment(row: models.Experiment, runs: Sequence[Brief]) -> responses.Experiment:
     """An experiment with its runs, in the order of its seeds."""
-    runs = list(runs)
     return responses.Experiment.model_validate(
         {
             "id": row.id,

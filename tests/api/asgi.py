@@ -49,6 +49,9 @@ async def _run(app: ASGIApp, inbox: asyncio.Queue[Message], outbox: asyncio.Queu
 @contextmanager
 def serve(app: ASGIApp, base_url: str = BASE_URL) -> Iterator[httpx.Client]:
     """A client of the running application. Threads may share it."""
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(lifespan(app)):
-        with httpx.Client(transport=_Transport(app, portal), base_url=base_url, timeout=60) as client:
-            yield client
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(lifespan(app)),
+        httpx.Client(transport=_Transport(app, portal), base_url=base_url, timeout=60) as client,
+    ):
+        yield client

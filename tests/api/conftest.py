@@ -1,4 +1,4 @@
-"""The service as its clients see it, on a real database, without a worker: tests act as one through the repositories."""
+"""The service as its clients see it, on a real database. Tests do a worker's part through the repositories."""
 
 from collections.abc import Iterator
 from pathlib import Path

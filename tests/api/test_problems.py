@@ -59,12 +59,19 @@ def test_points_at_the_field(client: httpx.Client, changes: dict[str, object], p
         ({"sedes": [1]}, "/sedes", "seeds"),
         ({"training": {"total_env_step": 5}}, "/training/total_env_step", "total_env_steps"),
         ({"environment": {"id": "Pendulum-v1"}, "algorithm": {"name": "dqn"}}, "/algorithm/name", "ppo"),
+        ({"algorithm": {"name": "ppo", "activation": "than"}}, "/algorithm/activation", "tanh"),
     ],
 )
 def test_suggests(client: httpx.Client, changes: dict[str, object], pointer: str, suggestion: str) -> None:
     problem = assert_problem(client.post("/v1/experiments", json=spec(**changes)), 422)
     error = next(error for error in problem["errors"] if error["pointer"] == pointer)
     assert error["suggestion"] == suggestion
+
+
+def test_suggests_query_parameters(client: httpx.Client) -> None:
+    (error,) = assert_problem(client.get("/v1/runs?experimentid=exp_x"), 422)["errors"]
+    assert (error["pointer"], error["suggestion"]) == ("/experimentid", "experiment_id")
+    assert error["allowed"] == ["limit", "after", "experiment_id", "status"]
 
 
 def test_names_everything_at_once(client: httpx.Client) -> None:

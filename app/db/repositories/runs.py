@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.orm import Session
@@ -70,6 +70,25 @@ def of_experiments(session: Session, experiment_ids: Sequence[str]) -> list[Run]
     """All runs of some experiments, by experiment and position."""
     query = select(Run).where(Run.experiment_id.in_(experiment_ids)).order_by(Run.experiment_id, Run.position)
     return list(session.scalars(query))
+
+
+class Brief(NamedTuple):
+    """What an experiment shows of a run."""
+
+    experiment_id: str
+    id: str
+    seed: int
+    status: str
+
+
+def briefs(session: Session, experiment_ids: Sequence[str]) -> list[Brief]:
+    """All runs of some experiments in brief, by experiment and position."""
+    query = (
+        select(Run.experiment_id, Run.id, Run.seed, Run.status)
+        .where(Run.experiment_id.in_(experiment_ids))
+        .order_by(Run.experiment_id, Run.position)
+    )
+    return [Brief(*row) for row in session.execute(query)]
 
 
 def active(session: Session, job_id: str) -> list[Run]:
