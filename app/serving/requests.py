@@ -58,7 +58,10 @@ class ActionRequest(NamedTuple):
             fields.get("seed"),
             fields.get("checkpoint", "best"),
         )
-        if errors := [*_unknown(fields.keys() - _FIELDS), *_wrong(fields, *request)]:
+        errors = _wrong(fields, *request)
+        if not _FIELDS.issuperset(fields):
+            errors = _unknown(fields.keys() - _FIELDS) + errors
+        if errors:
             raise _invalid(*errors)
         return request
 
