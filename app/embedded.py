@@ -112,7 +112,7 @@ class Service:
         self._signals = signals
         self._broker = None if settings.broker_url else Broker(settings.data_dir)
         broker_url = self._broker.url if self._broker else str(settings.broker_url)
-        environment = {
+        self._environment = environment = {
             "TRAINYARD_DATA_DIR": str(settings.data_dir),
             "TRAINYARD_HOST": settings.host,
             "TRAINYARD_PORT": str(settings.port),
@@ -132,7 +132,7 @@ class Service:
             StartError, BrokerError: something did not start.
         """
         migration = subprocess.Popen(
-            [sys.executable, "-m", "app.db.migrate", self._settings.database_url], start_new_session=True
+            [sys.executable, "-m", "app.db.migrate"], env=os.environ | self._environment, start_new_session=True
         )
         if self._broker:
             self._broker.start()

@@ -13,9 +13,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 
 from app.db.engine import make_engine
+from app.settings import get_settings
 
 _LOCK = 0x7472_6169_6E79_6172
 """Key of PostgreSQL's advisory lock: one migrator at a time. On SQLite the immediate transaction serves."""
@@ -68,6 +69,7 @@ def _run(url: str, action: Callable[[Config, str], None], revision: str) -> None
     try:
         with engine.execution_options(writes=True).begin() as connection:
             if connection.dialect.name == "postgresql":
+                connection.execute(text("SET LOCAL lock_timeout = 0"))  # another migrator may take its time
                 connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
             _current(connection)
             action(_config(connection), revision)
@@ -98,11 +100,11 @@ def _scripts() -> ScriptDirectory:
 
 
 def main() -> None:
-    """``python -m app.db.migrate URL``: migrate to the newest revision."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m app.db.migrate URL")
+    """``python -m app.db.migrate [URL]``: migrate to the newest revision. Without a URL the settings name it."""
+    if len(sys.argv) > 2:
+        sys.exit("usage: python -m app.db.migrate [URL]")
     try:
-        migrate(sys.argv[1])
+        migrate(sys.argv[1] if len(sys.argv) == 2 else get_settings().database_url)
     except SchemaError as error:
         sys.exit(str(error))
 
