@@ -8,6 +8,29 @@ if TYPE_CHECKING:
     from app.schemas.experiment import EnvironmentSpec
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    ("ppo", "CartPole-v1"): {
+        "origin": "rl-baselines3-zoo",
+        "num_envs": 8,
+        "num_steps": 32,
+        "num_minibatches": 1,
+        "epochs": 20,
+        "gamma": 0.98,
+        "gae_lambda": 0.8,
+        "learning_rate": 1e-3,
+        "learning_rate_schedule": "linear",
+        "clip_range_schedule": "linear",
+    },
+    ("ppo", "Pendulum-v1"): {
+        "origin": "tuned here: five of five seeds between -150 and -175 after 200,000 env steps",
+        "num_envs": 4,
+        "num_steps": 256,
+        "num_minibatches": 16,
+        "epochs": 10,
+        "gamma": 0.95,
+        "learning_rate": 1e-3,
+        "learning_rate_schedule": "linear",
+        "normalize_reward": True,
+    },
     ("dqn", "CartPole-v1"): {
         "origin": "rl-baselines3-zoo; its target interval of 10 env steps comes to one update per round of 128",
         "hidden_sizes": (256, 256),
