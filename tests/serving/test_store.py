@@ -1,6 +1,7 @@
 """What the store keeps, for how long, and that it works once for many."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -193,3 +194,31 @@ def test_errors_do_not_pile_up_tracebacks(service: Service, store: PolicyStore) 
             ask(store, run_id)
         lengths.add(len(caught.traceback))
     assert len(lengths) <= 2
+
+
+def test_a_policy_in_memory_does_not_wait_for_another_one_to_load(
+    service: Service, store: PolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = service.run(), service.run()
+    service.checkpoint(here, BUNDLE, GRAPH)
+    slow = service.checkpoint(elsewhere, BUNDLE, GRAPH)
+    ask(store, here)
+    reading, disk = threading.Event(), threading.Event()
+
+    def from_a_slow_disk(*args: Any) -> Policy:
+        reading.set()
+        disk.wait()
+        return load(*args)
+
+    async def both() -> str:
+        loading = asyncio.create_task(store.get(elsewhere, "best"))
+        while not reading.is_set():
+            await asyncio.sleep(0.001)
+        forget(store)
+        await store.get(here, "best")
+        assert not loading.done()
+        disk.set()
+        return (await loading).checkpoint_id
+
+    monkeypatch.setattr(module, "load", from_a_slow_disk)
+    assert asyncio.run(both()) == slow
