@@ -100,7 +100,6 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     rows = error.errors()
     if isinstance(error.body, bytes) and error.body:
         return respond(errors.UnsupportedMediaType("send the body as Content-Type: application/json"))
-    model = _body_model(request)
     model, parameters = _body_model(request), _query_names(request)
     items = list(dict.fromkeys(_field_error(row, error.body, model, parameters) for row in rows[:100]))
     detail = "; ".join(item.message if item.pointer == "" else f"{item.pointer}: {item.message}" for item in items[:3])
@@ -131,11 +130,14 @@ def _field_error(
         if kind == "extra_forbidden":
             return _unknown(_pointer(path), f"unknown {where} parameter", str(path[-1]), parameters)
         return FieldError(_pointer(path), f"{where} parameter: {_sentence(row)}")
+    place, options = _locate(path, body, model)
+    pointer = _pointer([*place, *path[-1:]] if kind == "missing" else place)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return _tag_error(row, _walk(path, body), model, path)
-    pointer = _pointer(_walk(path, body, missing=kind == "missing"))
+        return _tag_error(row, place, options)
     if kind == "extra_forbidden":
-        return _unknown(pointer, "unknown field", str(path[-1]), _fields_at(path[:-1], model))
+        _, owners = _locate(path[:-1], body, model)
+        known = list(dict.fromkeys(name for owner in owners for name in owner.model_fields))
+        return _unknown(pointer, "unknown field", str(path[-1]), known)
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", row["ctx"]["expected"])
         return FieldError(pointer, _sentence(row), closest(str(row["input"])[:80], allowed), tuple(allowed))
@@ -148,12 +150,10 @@ def _unknown(pointer: str, what: str, name: str, known: list[str]) -> FieldError
     return FieldError(pointer, f"{what} {name[:80]!r}{hint}", suggestion=near, allowed=tuple(known))
 
 
-def _tag_error(
-    row: Mapping[str, Any], place: list[str | int], model: type[BaseModel] | None, path: Sequence[str | int]
-) -> FieldError:
+def _tag_error(row: Mapping[str, Any], place: Sequence[str | int], options: Iterable[type[BaseModel]]) -> FieldError:
     """A union's discriminator that is missing or unknown."""
     name = row["ctx"]["discriminator"].strip("'")
-    known = [tag for option in _options_at(path, model) for tag in _tags(option, name)]
+    known = [tag for option in options for tag in _tags(option, name)]
     pointer, subject = _pointer([*place, name]), str(place[-1]) if place else "body"
     if row["type"] == "union_tag_not_found":
         return FieldError(pointer, f"required: which {subject} it is", allowed=tuple(known))
@@ -167,24 +167,33 @@ def _sentence(row: Mapping[str, Any]) -> str:
     return "required" if row["type"] == "missing" else message[:1].lower() + message[1:]
 
 
-def _walk(path: Sequence[str | int], body: object, *, missing: bool = False) -> list[str | int]:
-    """The part of a validator's location that lies in the body: union tags and type names are not in it."""
+def _locate(
+    path: Sequence[str | int], body: Any, model: type[BaseModel] | None
+) -> tuple[list[str | int], list[type[BaseModel]]]:
+    """The part of a validator's location that lies in the body, and the models that may stand there.
+
+    Union tags and type names are in the location and not in the body.
+    """
     place: list[str | int] = []
-    for index, step in enumerate(path):
-        last = index == len(path) - 1
-        if isinstance(body, Mapping):
-            if not last and step in (body.get("name"), body.get("type")):
-                continue
-            if step in body:
-                body = body[step]
-            elif not (last and missing):
-                continue
-        elif isinstance(body, Sequence) and not isinstance(body, str) and isinstance(step, int) and step < len(body):
-            body = body[step]
-        else:
+    options = [model] if model else []
+    for step in path:
+        tagged = [option for option in options if len(options) > 1 and step in _tags(option, "name")]
+        if tagged:
+            options = tagged
             continue
+        if not _has(body, step):
+            continue
+        body = body[step]
         place.append(step)
-    return place
+        fields = [option.model_fields[str(step)] for option in options if step in option.model_fields]
+        options = [found for field in fields for found in _models(field.annotation)]
+    return place, options
+
+
+def _has(body: object, step: str | int) -> bool:
+    if isinstance(body, list):
+        return isinstance(step, int) and step < len(body)
+    return isinstance(body, Mapping) and step in body
 
 
 def _pointer(place: Iterable[str | int]) -> str:
@@ -198,24 +207,6 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     if get_origin(annotation) in (Union, types.UnionType):
         return [model for option in get_args(annotation) for model in _models(option)]
     return _models(get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else []
-
-
-def _options_at(path: Sequence[str | int], model: type[BaseModel] | None) -> list[type[BaseModel]]:
-    """The models that may stand at ``path`` below ``model``; the path may contain union tags."""
-    options = [model] if model else []
-    for step in path:
-        tagged = [option for option in options if len(options) > 1 and step in _tags(option, "name")]
-        options = tagged or [
-            found
-            for option in options
-            if step in option.model_fields
-            for found in _models(option.model_fields[str(step)].annotation)
-        ]
-    return options
-
-
-def _fields_at(path: Sequence[str | int], model: type[BaseModel] | None) -> list[str]:
-    return list(dict.fromkeys(name for option in _options_at(path, model) for name in option.model_fields))
 
 
 def _tags(model: type[BaseModel], name: str) -> tuple[str, ...]:

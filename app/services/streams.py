@@ -74,6 +74,8 @@ class Watch:
     base: int = 0
     """The ring holds every event after this one, up to ``event_seq``."""
     event_seq: int = 0
+    newest: int = 0
+    """Number of the run's newest event; the ring may still be behind it."""
     events: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=RING))
     metrics_version: int = 0
     metrics: bytes = b""
@@ -97,6 +99,7 @@ class Watch:
                 self.base = self.events[0][0]
             self.events.append((seq, frame))
             self.event_seq = seq
+        self.newest = max(news.event_seq, self.event_seq)
         if news.metrics is not None:
             self.metrics, self.metrics_version = news.metrics, news.metrics_version
         self.log_lines.extend(news.log_lines)
@@ -170,7 +173,8 @@ class Hub:
                 news = watch.news
                 while cursor < watch.event_seq:
                     cursor, frames = await self._events_after(watch, cursor)
-                    yield frames
+                    if frames:
+                        yield frames
                 if watch.metrics_version != metrics_version:
                     metrics_version = watch.metrics_version
                     yield watch.metrics
@@ -178,7 +182,7 @@ class Hub:
                     missed = min(watch.log_count - log_count, len(watch.log_lines))
                     log_count = watch.log_count
                     yield b"".join(list(watch.log_lines)[-missed:])
-                if watch.status in TERMINAL and cursor >= watch.event_seq:
+                if watch.status in TERMINAL and cursor >= watch.newest:
                     yield _frame("done", {"run_id": run_id, "status": watch.status})
                     return
                 try:

@@ -89,6 +89,11 @@ def test_a_field_named_like_the_algorithm_confuses_nobody(client: httpx.Client) 
     assert pointers(problem) == {"/algorithm/ppo", "/algorithm/gamma"}
 
 
+def test_an_experiment_named_like_a_field_confuses_nobody(client: httpx.Client) -> None:
+    problem = assert_problem(client.post("/v1/experiments", json=spec(name="training", training={"x": 1})), 422)
+    assert pointers(problem) == {"/training/x"}
+
+
 @pytest.mark.parametrize("content", [b"{", b"", b"nonsense", b"[1,2]", b"null", b"3", b'"text"'])
 def test_not_an_object(client: httpx.Client, content: bytes) -> None:
     assert_problem(client.post("/v1/experiments", content=content, headers=JSON), 422)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 import app.main
 from app.db.engine import Database
-from app.db.repositories import logs, runs
+from app.db.repositories import logs, runs, training
 from app.middleware import ASGIApp, Message
 from app.services import streams
 from app.services.streams import RING
@@ -266,6 +266,19 @@ class TestReaders:
             seen = await quick.until("done")
             assert numbers(seen) == list(range(2, total + 5))
             assert numbers(await slow.until("done")) == list(range(1, total + 5))
+
+        play(scenario)
+
+    def test_more_events_at_once_than_the_ring_holds(self, play: Callable[[Scenario], None]) -> None:
+        async def scenario(service: ASGIApp, job: Scene) -> None:
+            reader = Reader(service, job.run_id)
+            await reader.until("status")
+            attempt = job.begin()
+            with job.database.writing() as session:
+                for number in range(2 * RING + 50):
+                    runs.append_event(session, job.run_id, "evaluation", {"number": number})
+                training.finish(session, job_id=job.job_id, attempt=attempt, run_id=job.run_id, outcome="succeeded")
+            assert numbers(await reader.until("done")) == list(range(2, 2 * RING + 55))
 
         play(scenario)
 
