@@ -11,6 +11,11 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 BUSY_TIMEOUT_MS = 15_000
 CONNECT_TIMEOUT_S = 5
+STALL_MS = 15_000
+"""PostgreSQL: how long to wait for a lock, and how long a process may hold its own without saying anything.
+
+A frozen process keeps its connection, and would keep the row of its job locked for good.
+"""
 
 
 def make_engine(url: str, *, pool_size: int = 5) -> Engine:
@@ -28,7 +33,10 @@ def make_engine(url: str, *, pool_size: int = 5) -> Engine:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "options": f"-c lock_timeout={STALL_MS} -c idle_in_transaction_session_timeout={STALL_MS}",
+            },
         )
         event.listen(engine, "before_cursor_execute", _choose_format)
         return engine

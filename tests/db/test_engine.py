@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import create_engine, select, text
+from sqlalchemy.exc import DBAPIError
 
+from app.db import engine
 from app.db.clock import now
 from app.db.engine import Database
 from app.db.models import Run
-from app.db.repositories import runs
+from app.db.repositories import runs, training
 from tests.db import scene
 
 
@@ -68,6 +70,21 @@ class TestSessions:
             connection.execute(text(f"{others} AND pid <> pg_backend_pid()"))
         killer.dispose()
         assert made.run().status == "queued"
+        database.dispose()
+
+    def test_a_frozen_process_loses_its_locks(self, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine, "STALL_MS", 300)
+        frozen = Database(postgres_url)
+        monkeypatch.undo()
+        database = Database(postgres_url)
+        made = scene.make(database)
+        attempt = made.begin()
+        with pytest.raises(DBAPIError, match="idle-in-transaction"), frozen.writing() as session:  # noqa: PT012
+            training.fence(session, made.job_id, attempt)
+            assert made.request("kill")  # waits for the lock
+            session.execute(select(now()))
+        assert made.run().status == "cancelling"
+        frozen.dispose()
         database.dispose()
 
 

@@ -141,6 +141,18 @@ class TestLease:
             assert not jobs.renew(session, job_id=made.job_id, attempt=attempt, lease_seconds=5)
             assert jobs.desires(session, job_id=made.job_id, attempt=attempt) is None
 
+    def test_a_job_that_ended_was_not_taken_away(self, database: Database) -> None:
+        made = scene.make(database)
+        attempt = made.begin()
+        made.finish(attempt, "succeeded")
+        with database.writing() as session:
+            assert jobs.renew(session, job_id=made.job_id, attempt=attempt, lease_seconds=5)
+            assert jobs.desires(session, job_id=made.job_id, attempt=attempt) == {}
+        assert made.job().lease_expires_at is None
+        made.release(attempt, "done")
+        with database.reading() as session:
+            assert [a.outcome for a in runs.attempts(session, made.run_id)] == ["done"]
+
     def test_desires_are_those_of_active_runs(self, database: Database) -> None:
         made = scene.make(database, seeds=(0, 1, 2))
         attempt = made.begin()

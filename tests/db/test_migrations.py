@@ -92,7 +92,7 @@ class TestMigrate:
 class TestCommand:
     def test_refusals_are_one_line(self, sqlite_url: str) -> None:
         execute(sqlite_url, "UPDATE alembic_version SET version_num = '9999'")
-        for arguments in ([], [sqlite_url]):
+        for arguments in ([sqlite_url, "more"], [sqlite_url]):
             command = [sys.executable, "-m", "app.db.migrate", *arguments]
             ended = subprocess.run(command, check=False, capture_output=True, text=True)
             assert ended.returncode == 1

@@ -2,5 +2,6 @@
 
 from sqlalchemy import exc
 
-DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
-"""Refused, lost or exhausted connections, a locked file, a server that starts up: try again later."""
+DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError)
+"""Refused, lost or exhausted connections, a locked file, a transaction ended while the process was frozen, a server that
+starts up: try again later."""

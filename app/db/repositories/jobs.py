@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, case, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db import states
@@ -109,14 +109,23 @@ def claim(
 
 
 def renew(session: Session, *, job_id: str, attempt: int, lease_seconds: float) -> bool:
-    """Extend the lease, also one that has just expired; False: it has been taken away for good."""
-    renewed = update(Job).where(*holding(job_id, attempt))
-    return _changed(session, renewed.values(lease_seconds=lease_seconds, lease_expires_at=now() + lease_seconds))
+    """Extend the lease, also one that has just expired; False: the job has been taken away, stop.
+
+    A job that has ended under this attempt was not taken away; it has no lease any more.
+    """
+    until = case((Job.status == "leased", now() + lease_seconds), else_=None)
+    renewed = (
+        update(Job)
+        .where(*_not_taken(job_id, attempt))
+        .values(lease_seconds=lease_seconds, lease_expires_at=until)
+        .returning(Job.id)
+    )
+    return session.scalar(renewed, execution_options={"synchronize_session": False}) is not None
 
 
 def desires(session: Session, *, job_id: str, attempt: int) -> dict[str, str] | None:
-    """What users want of the job's active runs, where that is not "run"; None: the attempt is stale, stop."""
-    if session.scalar(select(Job.id).where(*holding(job_id, attempt))) is None:
+    """What users want of the job's active runs, where that is not "run"; None: the job has been taken away, stop."""
+    if session.scalar(select(Job.id).where(*_not_taken(job_id, attempt))) is None:
         return None
     query = select(Run.id, Run.desired).where(Run.job_id == job_id, Run.status.in_(states.ACTIVE), Run.desired != "run")
     return dict(session.execute(query).all())
@@ -138,8 +147,8 @@ def release(
         outcome: ``done``, ``preempted`` (goes back to the queue and counts as no failure), ``crashed`` or ``failed``.
         retryable: False fails the active runs at once.
     """
-    job = session.scalar(select(Job).where(Job.id == job_id, Job.attempt == attempt).with_for_update(key_share=True))
-    if job is None or job.status == "queued":
+    job = session.scalar(locked(select(Job).where(*_not_taken(job_id, attempt))))
+    if job is None:
         return
     active = runs.active(session, job_id)
     if not active:
@@ -164,7 +173,7 @@ def expire(session: Session) -> int:
     A lease that ends further ahead than twice its length was given before the clock jumped, and counts as expired.
     """
     expired = select(Job).where(Job.status == "leased", _expired()).order_by(Job.id)
-    jobs = session.scalars(expired.with_for_update(skip_locked=True, key_share=True)).all()
+    jobs = session.scalars(locked(expired, skip=True)).all()
     for job in jobs:
         _end_attempt(session, job.id, job.attempt, "lost", LOST.code, LOST.message)
         _count_failure(session, job, runs.active(session, job.id), LOST, retryable=True)
@@ -176,7 +185,7 @@ def settle(session: Session) -> int:
 
     Runs that are held although their job is not leased go where their users want them; jobs without active runs end.
     """
-    jobs = session.scalars(_unsettled().order_by(Job.id).with_for_update(skip_locked=True, key_share=True)).all()
+    jobs = session.scalars(locked(_unsettled().order_by(Job.id), skip=True)).all()
     for job in jobs:
         for run in runs.active(session, job.id):
             if job.status == "ended" or run.status in states.HELD:
@@ -218,6 +227,17 @@ def waiting(session: Session, code: str) -> list[tuple[str, str, int, int]]:
 def holding(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
     """The fence: true of the job's row while ``attempt`` holds it, whether or not its lease has expired."""
     return Job.id == job_id, Job.attempt == attempt, Job.status == "leased"
+
+
+def locked(query: Select[Job], *, skip: bool = False) -> Select[Job]:
+    """Lock the jobs' rows until the transaction ends, reading them anew; ``skip`` passes over rows locked by others."""
+    query = query.with_for_update(skip_locked=skip, key_share=True)
+    return query.execution_options(populate_existing=True)
+
+
+def _not_taken(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
+    """True of the job's row while ``attempt`` holds it, and once it has ended under it."""
+    return Job.id == job_id, Job.attempt == attempt, Job.status != "queued"
 
 
 def _take(
@@ -344,8 +364,3 @@ def _set(session: Session, job: Job, **values: Any) -> None:
     session.execute(
         update(Job).where(Job.id == job.id).values(**values), execution_options={"synchronize_session": False}
     )
-
-
-def _changed(session: Session, statement: Any) -> bool:
-    returning = statement.returning(Job.id)
-    return session.scalar(returning, execution_options={"synchronize_session": False}) is not None

@@ -6,7 +6,7 @@ from math import isfinite
 from statistics import fmean, pstdev
 from typing import Any
 
-from sqlalchemy import BigInteger, Double, bindparam, delete, func, or_, select, update
+from sqlalchemy import BigInteger, Double, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db import states
@@ -47,8 +47,7 @@ def fence(session: Session, job_id: str, attempt: int) -> Job:
     Raises:
         StaleAttempt: it does not.
     """
-    query = select(Job).where(*jobs.holding(job_id, attempt)).with_for_update(key_share=True)
-    job = session.scalar(query.execution_options(populate_existing=True))
+    job = session.scalar(jobs.locked(select(Job).where(*jobs.holding(job_id, attempt))))
     if job is None:
         raise StaleAttempt(f"attempt {attempt} no longer holds {job_id}")
     return job
@@ -99,11 +98,7 @@ def append_metrics(
     refused = metrics.append(session, points)
     flushed = (
         update(_runs)
-        .where(
-            _runs.c.id == bindparam("b_id"),
-            _runs.c.job_id == job_id,
-            or_(*(_runs.c.status == status for status in sorted(states.HELD))),
-        )
+        .where(_runs.c.id == bindparam("b_id"), _runs.c.job_id == job_id)
         .values(
             metrics_version=_runs.c.metrics_version + 1,
             env_steps=func.coalesce(bindparam("b_steps", type_=BigInteger), _runs.c.env_steps),
