@@ -21,7 +21,7 @@ Services raise these; nothing here knows of a web framework. ``problem_bytes`` i
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from app.schemas.base import FieldError
@@ -120,6 +120,12 @@ class Invalid(AppError):
     """Fields of the request are wrong; ``errors`` says which and why."""
 
     status, code, title = 422, "invalid", "Invalid request"
+
+    @classmethod
+    def fields(cls, errors: Sequence[FieldError]) -> "Invalid":
+        """The refusal of these fields; its detail names the first of them."""
+        named = (f"{error.pointer}: {error.message}" if error.pointer else error.message for error in errors[:3])
+        return cls("; ".join(named), errors=errors)
 
 
 class KeyReused(Invalid):

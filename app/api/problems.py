@@ -102,8 +102,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
         return respond(errors.UnsupportedMediaType("send the body as Content-Type: application/json"))
     model, parameters = _body_model(request), _query_names(request)
     items = list(dict.fromkeys(_field_error(row, error.body, model, parameters) for row in rows[:100]))
-    detail = "; ".join(item.message if item.pointer == "" else f"{item.pointer}: {item.message}" for item in items[:3])
-    return respond(errors.Invalid(detail, errors=items))
+    return respond(errors.Invalid.fields(items))
 
 
 def _body_model(request: Request) -> type[BaseModel] | None:

@@ -23,7 +23,7 @@ PROBLEM: dict[str, Any] = {
     "type": "urn:trainyard:problem:invalid",
     "title": "Invalid request",
     "status": 422,
-    "detail": "unknown environment 'CartPol-v1': did you mean CartPole-v1?",
+    "detail": "/environment/id: unknown environment 'CartPol-v1': did you mean CartPole-v1?",
     "errors": [
         {
             "pointer": "/environment/id",

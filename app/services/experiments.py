@@ -41,7 +41,7 @@ def resolved(spec: ExperimentSpec) -> ExperimentSpec:
             return resolve(spec)
         except SpecError as error:
             errors = error.errors
-    raise Invalid("; ".join(error.message for error in errors[:3]), errors=errors)
+    raise Invalid.fields(errors)
 
 
 def create(session: Session, spec: ExperimentSpec, keyed: Keyed | None = None) -> Outcome:

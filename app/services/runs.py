@@ -155,7 +155,7 @@ def _log_cursor(after: str | None) -> logs.Cursor:
         return logs.Cursor()
     attempt, _, seq = after.partition(".")
     if not all(part.isascii() and part.isdigit() and len(part) <= 18 for part in (attempt, seq)):
-        raise Invalid("after: not the id of a log line", errors=[FieldError("/after", "not the id of a log line")])
+        raise Invalid.fields([FieldError("/after", "not the id of a log line")])
     return logs.Cursor(int(attempt), int(seq))
 
 
