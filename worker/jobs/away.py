@@ -3,5 +3,5 @@
 from sqlalchemy import exc
 
 DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError)
-"""Refused, lost or exhausted connections, a locked file, a transaction ended while the process was frozen, a server that
-starts up: try again later."""
+"""Refused, lost or exhausted connections, a locked file, a server that starts up, a transaction that was ended because
+its process was frozen: try again later."""
