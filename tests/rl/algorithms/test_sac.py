@@ -197,3 +197,15 @@ def test_a_time_limit_is_no_end_of_the_world() -> None:
     reporter = MemoryReporter([3])
     train(spec("Push-v0", config, num_envs=1, total=1500), [3], reporter)
     assert reporter.series[3]["sac/q_mean"][-1][1] == pytest.approx(10.0, abs=0.3)
+
+
+def test_learns_from_images() -> None:
+    image = BoxSpace(shape=(36, 36, 3), dtype="uint8", low=(0,), high=(255,))
+    ours = agent([1, 2], EnvSpec("images", image, env_spec().action_space))
+    g = torch.Generator().manual_seed(0)
+    obs = torch.randint(0, 256, (2, 8, 36, 36, 3), generator=g, dtype=torch.uint8)
+    before = [buffer.clone() for buffer in (*ours.actor_parameters.buffers, *ours.critic_parameters.buffers)]
+    update = ours.update(scaled(batch(2))._replace(obs=obs, next_obs=obs.flip(1)), Noise([1, 2]))
+    assert all(bool(value.isfinite().all()) for value in update.metrics.values())
+    after = (*ours.actor_parameters.buffers, *ours.critic_parameters.buffers)
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -92,3 +92,27 @@ def test_a_run_that_goes_on_from_a_state_ends_like_one_that_never_stopped(algori
 
 def last_weights(reporter: MemoryReporter, seed: int) -> bytes:
     return reporter.checkpoints[seed][-1][2]["weights.safetensors"]
+
+
+def test_replicas_leave_a_pack_with_their_memories() -> None:
+    """One pauses, one is cancelled: the third goes on undisturbed, and the paused one goes on alone."""
+    experiment = spec("CartPole-v1", SMALL["dqn"], num_envs=2, total=140, every=60)
+    whole, parted = MemoryReporter([1, 2, 3]), MemoryReporter([1, 2, 3])
+    parted.orders = {20: {2: "pause"}, 70: {1: "cancel"}}
+    train(experiment, [1, 2, 3], whole)
+    train(experiment, [1, 2, 3], parted)
+    assert {seed: outcome for seed, (outcome, _, _) in parted.finished.items()} == {
+        1: "cancelled",
+        2: "paused",
+        3: "succeeded",
+    }
+    (_, wanted), (_, got) = whole.states[-1], parted.states[-1]
+    for name, tensor in wanted.select([2]).tensors.items():
+        torch.testing.assert_close(got.tensors[name], tensor, rtol=1e-4, atol=1e-6)
+    (paused,) = parted.paused
+    assert paused.env_step == 20
+    ends = paused.tensors["replay/final"][0, : paused.env_step // 2] >= 0
+    assert bool(ends[-1].all())
+    alone = MemoryReporter([2])
+    train(experiment, [2], alone, resume=paused)
+    assert alone.finished[2][0] == "succeeded" and alone.starts == [paused.env_step]

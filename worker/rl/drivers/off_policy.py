@@ -58,6 +58,7 @@ def run(
         ended = step.terminated | step.truncated
         replay.ring.add(taken, step.reward, step.terminated, ended, step.next_obs)
         loop.advance(env.num_envs)
+        reporter.progress(loop.env_step)
         loop.episodes.add(step.reward[:, None], ended[:, None])
         replay.ring.cut(loop.look())
         due = rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
