@@ -124,13 +124,15 @@ def _field_error(
     where, path = row["loc"][0], list(row["loc"][1:])
     if row["type"] == "json_invalid":
         return FieldError("", f"not valid JSON: {row['ctx']['error']} at character {path[0]}")
+    if not path:
+        return FieldError("", "the body must be a JSON object")
     kind = row["type"]
     if where != "body":
         if kind == "extra_forbidden":
             return _unknown(_pointer(path), f"unknown {where} parameter", str(path[-1]), parameters)
         return FieldError(_pointer(path), f"{where} parameter: {_sentence(row)}")
     place, options = _locate(path, body, model)
-    pointer = _pointer([*place, *path[-1:]] if kind == "missing" else place)
+    pointer = _pointer([*place, path[-1]] if kind == "missing" else place)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _tag_error(row, place, options)
     if kind == "extra_forbidden":

@@ -1,7 +1,7 @@
 """Runs: state, actions, metrics, history."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Header, Query, Response
@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from app.api.deps import PageDep, PageQuery, RunId, Service, ServiceDep, WaitDep
+from app.api.deps import PageQuery, RunId, Service, ServiceDep, WaitDep
 from app.api.problems import problems
 from app.db.states import TERMINAL
 from app.schemas.responses import Attempt, Checkpoint, Event, LogLine, Metric, Page, Run, RunStatus, Series
@@ -42,7 +42,7 @@ class SeriesQuery(BaseModel):
     key: str = Field(
         min_length=1, max_length=200, pattern=r"^[^\x00]+$", description="A metric.", examples=["train/episode_return"]
     )
-    max_points: int = Field(1000, ge=2, le=100_000, description="Buckets at most.")
+    max_points: int = Field(1000, ge=3, le=100_000, description="Buckets at most.")
 
 
 class EventsQuery(BaseModel):
@@ -61,6 +61,12 @@ class LogsQuery(BaseModel):
 
     limit: int = Field(100, ge=1, le=1000, description="Lines on the page.")
     after: str | None = Field(None, max_length=40, description="Id of the last line of the page before.")
+
+
+class CheckpointsQuery(PageQuery):
+    """A page of checkpoints."""
+
+    kind: Literal["scheduled", "best", "final"] | None = Field(None, description="Only of this kind.")
 
 
 @router.get("", summary="List runs, newest first", responses=problems(422))
@@ -161,10 +167,12 @@ def list_attempts(run_id: RunId, service: ServiceDep) -> Page[Attempt]:
 
 
 @router.get("/{run_id}/checkpoints", summary="List a run's checkpoints, newest first", responses=problems(404, 422))
-def list_checkpoints(run_id: RunId, query: PageDep, service: ServiceDep) -> Page[Checkpoint]:
+def list_checkpoints(
+    run_id: RunId, query: Annotated[CheckpointsQuery, Query()], service: ServiceDep
+) -> Page[Checkpoint]:
     """With the files of each."""
     with service.database.reading() as session:
-        return checkpoints.list_page(session, run_id, limit=query.limit, after=query.after)
+        return checkpoints.list_page(session, run_id, **query.model_dump())
 
 
 @router.get(

@@ -68,6 +68,7 @@ def test_read_and_list(client: httpx.Client, settings: Settings, kept: Kept) -> 
     assert page["has_more"] is True
     page = client.get(f"/v1/runs/{kept.job.run_id}/checkpoints?after={second}").json()
     assert [row["id"] for row in page["data"]] == [kept.checkpoint_id]
+    assert client.get(f"/v1/runs/{kept.job.run_id}/checkpoints?kind=best").json()["data"] == []
     checkpoint = client.get(f"/v1/checkpoints/{kept.checkpoint_id}").json()
     assert checkpoint == page["data"][0]
     assert checkpoint["run_id"] == kept.job.run_id
