@@ -39,7 +39,8 @@ class Doorbell:
             return
         timeouts = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
         self._celery = Celery("trainyard", set_as_current=False)
-        self._celery.conf.update(broker_settings(broker_url), broker_transport_options=timeouts, broker_pool_limit=8)
+        options = timeouts | {"max_retries": 0}  # of connecting: kombu would sleep six seconds in between
+        self._celery.conf.update(broker_settings(broker_url), broker_transport_options=options, broker_pool_limit=8)
         self._redis = Redis.from_url(broker_url.replace("redis+socket://", "unix://", 1), **timeouts, retry=None)
 
     def ring(self, queue: str) -> bool:
