@@ -72,8 +72,9 @@ class ActionApp:
             actions = policy.act(observations, seed=seed)
         else:
             actions = await self._offload(policy, observations, seed)
-        answer = {"action": actions[0]} if request.single else {"actions": actions}
-        return orjson.dumps(answer | {"checkpoint_id": policy.checkpoint_id}, option=orjson.OPT_SERIALIZE_NUMPY)
+        name, value = ("action", actions[0]) if request.single else ("actions", actions)
+        answer = {name: value, "checkpoint_id": policy.checkpoint_id}
+        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
     async def _find(self, run_id: str, reference: str) -> Policy:
         try:
