@@ -54,16 +54,8 @@ def create(database: Database, run_count: int) -> tuple[str, tuple[str, ...]]:
             session, experiment_id=experiment_id, name="benchmark", spec={}, spec_hash="sha256:00", tags={}
         )
         jobs.create(session, job_id=job_id, experiment_id=experiment_id, queue=job_id, device="cpu")
-        for position, run_id in enumerate(run_ids):
-            runs.create(
-                session,
-                run_id=run_id,
-                experiment_id=experiment_id,
-                job_id=job_id,
-                position=position,
-                seed=position,
-                total_env_steps=10**9,
-            )
+        new = [runs.NewRun(run_id, job_id, position, position) for position, run_id in enumerate(run_ids)]
+        runs.create(session, experiment_id=experiment_id, total_env_steps=10**9, runs=new)
     return job_id, run_ids
 
 

@@ -61,6 +61,7 @@ def create(session: Session, spec: ExperimentSpec, keyed: Keyed | None = None) -
         tags=spec.tags,
     )
     size = pack_size(spec)
+    new: list[run_rows.NewRun] = []
     for first in range(0, len(spec.seeds), size):
         job = jobs.create(
             session,
@@ -70,16 +71,9 @@ def create(session: Session, spec: ExperimentSpec, keyed: Keyed | None = None) -
             device=spec.resources.device,
             priority=spec.resources.priority,
         )
-        for position, seed in enumerate(spec.seeds[first : first + size], first):
-            run_rows.create(
-                session,
-                run_id=new_id("run"),
-                experiment_id=row.id,
-                job_id=job.id,
-                position=position,
-                seed=seed,
-                total_env_steps=spec.training.total_env_steps,
-            )
+        pack = enumerate(spec.seeds[first : first + size], first)
+        new += [run_rows.NewRun(new_id("run"), job.id, position, seed) for position, seed in pack]
+    run_rows.create(session, experiment_id=row.id, total_env_steps=spec.training.total_env_steps, runs=new)
     session.refresh(row)
     experiment = views.experiment(row, run_rows.briefs(session, [row.id]))
     if keyed:

@@ -177,16 +177,9 @@ def make(
             device=device,
             priority=priority,
         )
-        for position, (run_id, seed) in enumerate(zip(scene.run_ids, seeds, strict=True)):
-            runs.create(
-                session,
-                run_id=run_id,
-                experiment_id=scene.experiment_id,
-                job_id=scene.job_id,
-                position=position,
-                seed=seed,
-                total_env_steps=1000,
-            )
+        pack = enumerate(zip(scene.run_ids, seeds, strict=True))
+        new = [runs.NewRun(run_id, scene.job_id, position, seed) for position, (run_id, seed) in pack]
+        runs.create(session, experiment_id=scene.experiment_id, total_env_steps=1000, runs=new)
     return scene
 
 

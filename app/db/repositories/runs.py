@@ -24,24 +24,23 @@ class Reason:
 KILLED = Reason("killed", "killed by the user")
 
 
-def create(
-    session: Session, *, run_id: str, experiment_id: str, job_id: str, position: int, seed: int, total_env_steps: int
-) -> Run:
-    """A queued run, with its first event."""
-    run = Run(
-        id=run_id,
-        experiment_id=experiment_id,
-        job_id=job_id,
-        position=position,
-        seed=seed,
-        total_env_steps=total_env_steps,
-        event_seq=1,
-        created_at=now(),
-    )
-    session.add(run)
-    session.flush()
-    _insert_event(session, run_id, 1, "status", _status_data("queued", None))
-    return run
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be created; ``position`` is its index among the experiment's runs."""
+
+    id: str
+    job_id: str
+    position: int
+    seed: int
+
+
+def create(session: Session, *, experiment_id: str, total_env_steps: int, runs: Sequence[NewRun]) -> None:
+    """Queued runs of an experiment, each with its first event."""
+    rows = [{"id": run.id, "job_id": run.job_id, "position": run.position, "seed": run.seed} for run in runs]
+    common = {"experiment_id": experiment_id, "total_env_steps": total_env_steps, "event_seq": 1, "created_at": now()}
+    session.execute(insert(Run).values(**common), rows)
+    first = {"seq": 1, "type": "status", "data": _status_data("queued", None), "created_at": now()}
+    session.execute(insert(Event).values(**first), [{"run_id": run.id} for run in runs])
 
 
 def get(session: Session, run_id: str) -> Run | None:
