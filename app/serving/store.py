@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from app.db.engine import Database
 from app.db.models import Run
 from app.db.repositories import checkpoints
@@ -70,6 +72,7 @@ class PolicyStore:
             NotFound: no such run, or no such checkpoint of it.
             Conflict: the run has no checkpoint (or no final one) yet.
             Unavailable: its files are damaged.
+            SQLAlchemyError: the database cannot be read, and never could be for this reference.
         """
         try:
             return await self._load(await self._resolve(run_id, reference))
@@ -99,7 +102,14 @@ class PolicyStore:
         return located
 
     async def _look_up(self, key: tuple[str, str]) -> Located | AppError:
-        found = await self._in_thread(self._locate, *key)
+        try:
+            found = await self._in_thread(self._locate, *key)
+        except SQLAlchemyError:
+            _, known = self._references.get(key, (0.0, None))
+            if not isinstance(known, Located):
+                raise
+            logger.warning("the database cannot be read: %s of %s stays what it was", key[1], key[0])
+            found = known
         self._remember(key, found)
         return found
 

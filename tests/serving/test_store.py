@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import AppError, Conflict, NotFound, Unavailable
 from app.serving import store as module
@@ -104,6 +105,19 @@ class TestReferences:
             ask(store, run_id)
         forget(store)
         ask(store, run_id)
+
+    def test_they_outlive_the_database(
+        self, service: Service, store: PolicyStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "REFERENCE_SECONDS", 0.0)
+        run_id = service.run()
+        checkpoint_id = service.checkpoint(run_id, BUNDLE, GRAPH)
+        assert ask(store, run_id) == checkpoint_id
+        with service.database.writing() as session:
+            session.connection().exec_driver_sql("ALTER TABLE runs RENAME TO walks")
+        assert ask(store, run_id) == checkpoint_id
+        with pytest.raises(SQLAlchemyError):
+            ask(store, run_id, "final")
 
     def test_their_number_is_bounded(self, store: PolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "MAX_REFERENCES", 5)
