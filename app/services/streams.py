@@ -9,7 +9,7 @@ complete and in order, and neither a session nor a thread is held while nothing 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -247,20 +247,25 @@ class Hub:
     def _read(self, questions: Sequence[_Question]) -> list[_News]:
         with self._database.reading() as session:
             versions = runs.versions(session, [question.run_id for question in questions])
-            known = [(question, *versions[question.run_id]) for question in questions if question.run_id in versions]
-            return [_answer(session, *row) for row in known]
+            asked = [(question, *versions[question.run_id]) for question in questions if question.run_id in versions]
+            moved = [
+                question.run_id
+                for question, _, metrics_version, status in asked
+                if metrics_version != question.metrics_version and (question.due or status in TERMINAL)
+            ]
+            latest = _encode_metrics(runs.get_all(session, moved), metrics.latest_of(session, moved)) if moved else {}
+            return [_answer(session, *row, latest.get(row[0].run_id)) for row in asked]
 
 
-def _answer(session: Session, question: _Question, event_seq: int, metrics_version: int, status: str) -> _News:
-    run_id, events, latest, lines, cursor = question.run_id, [], None, [], question.log_cursor
+def _answer(
+    session: Session, question: _Question, event_seq: int, metrics_version: int, status: str, latest: bytes | None
+) -> _News:
+    run_id, events, lines, cursor = question.run_id, [], [], question.log_cursor
     if question.event_seq is not None and event_seq > question.event_seq:
         events = _encode_events(runs.events(session, run_id, question.event_seq, RING))
-    due = question.due or status in TERMINAL
-    if due and metrics_version != question.metrics_version and (run := runs.get(session, run_id)):
-        latest = _encode_metrics(run, metrics.latest(session, run_id))
     if cursor is None:
         cursor = logs.end(session, run_id)
-    elif due and (status in HELD or events):
+    elif events or (question.due and status in HELD):
         rows = logs.page(session, run_id, cursor, RING)
         lines = [_frame("log", views.log_line(row).model_dump(mode="json")) for row in rows]
         cursor = logs.Cursor(rows[-1].attempt, rows[-1].seq) if rows else cursor
@@ -274,9 +279,14 @@ def _encode_events(rows: Sequence[models.Event]) -> list[tuple[int, bytes]]:
     ]
 
 
-def _encode_metrics(run: models.Run, latest: Sequence[models.MetricLatest]) -> bytes:
-    view = views.run(run, 0, latest)
-    return _frame("metrics", view.model_dump(mode="json", include={"progress", "latest"}))
+def _encode_metrics(
+    rows: Sequence[models.Run], latest: Mapping[str, Sequence[models.MetricLatest]]
+) -> dict[str, bytes]:
+    """run id -> ``metrics`` event."""
+    news = ((row.id, views.run(row, 0, latest[row.id])) for row in rows)
+    return {
+        run_id: _frame("metrics", view.model_dump(mode="json", include={"progress", "latest"})) for run_id, view in news
+    }
 
 
 def _frame(event: str, data: dict[str, Any], *, number: int | None = None) -> bytes:

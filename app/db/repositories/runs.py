@@ -48,6 +48,11 @@ def get(session: Session, run_id: str) -> Run | None:
     return session.get(Run, run_id, populate_existing=True)
 
 
+def get_all(session: Session, run_ids: Collection[str]) -> list[Run]:
+    """The runs with these ids, in no order."""
+    return list(session.scalars(select(Run).where(Run.id.in_(run_ids))))
+
+
 def list_page(
     session: Session,
     *,
