@@ -120,12 +120,15 @@ class Adam:
         everyone = active is None or all(active)
         if everyone and self._in_step and isinstance(self.lr, float):
             self.steps += 1
-            self._fused(slice(None), flat, self.steps[0], self.lr)
+            self._fused(self.parameters.buffers, flat, self.first, self.second, self.steps[0], self.lr)
             return
         for r in range(self.parameters.replicas):
             if active is None or active[r]:
                 self.steps[r] += 1
-                self._fused(r, flat, self.steps[r], self.lr if isinstance(self.lr, float) else self.lr[r])
+                groups = (self.parameters.buffers, flat, self.first, self.second)
+                weights, gradient, first, second = ([buffer[r] for buffer in group] for group in groups)
+                lr = self.lr if isinstance(self.lr, float) else self.lr[r]
+                self._fused(weights, gradient, first, second, self.steps[r], lr)
         self._in_step = self._in_step and everyone
 
     def state(self) -> dict[str, Tensor]:
@@ -150,12 +153,20 @@ class Adam:
             self.lr = [self.lr[i] for i in rows]
         self._in_step = bool((self.steps == self.steps[0]).all())
 
-    def _fused(self, rows: int | slice, gradients: list[Tensor], step: Tensor, lr: float) -> None:
+    def _fused(
+        self,
+        weights: list[Tensor],
+        gradients: list[Tensor],
+        first: list[Tensor],
+        second: list[Tensor],
+        step: Tensor,
+        lr: float,
+    ) -> None:
         torch._fused_adam_(
-            [buffer[rows] for buffer in self.parameters.buffers],
-            [gradient[rows] for gradient in gradients],
-            [buffer[rows] for buffer in self.first],
-            [buffer[rows] for buffer in self.second],
+            weights,
+            gradients,
+            first,
+            second,
             [],
             [step] * len(gradients),
             lr=lr,
@@ -172,6 +183,6 @@ def clip_rows(gradients: Sequence[Tensor], max_norm: float) -> None:
     """Scale each replica's gradients, (R, …) buffers, in place so that their global norm is at most ``max_norm``."""
     norms = [torch.linalg.vector_norm(gradient, dim=1, keepdim=True) for gradient in gradients]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
-    scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
+    excess = (norm / max_norm).clamp_(min=1.0)
     for gradient in gradients:
-        gradient.mul_(scale)
+        gradient.div_(excess)
