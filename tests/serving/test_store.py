@@ -109,7 +109,7 @@ class TestReferences:
     def test_they_outlive_the_database(
         self, service: Service, store: PolicyStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "REFERENCE_SECONDS", 0.0)
+        monkeypatch.setattr(module, "REFERENCE_SECONDS", -1.0)
         run_id = service.run()
         checkpoint_id = service.checkpoint(run_id, BUNDLE, GRAPH)
         assert ask(store, run_id) == checkpoint_id
