@@ -187,6 +187,10 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_metric_chunks_run_id_runs"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("run_id", "key", "first_step", name=op.f("pk_metric_chunks")),
     )
+    if op.get_context().dialect.name == "postgresql":
+        # Numbers hardly compress; trying to takes half of the time of writing them.
+        for column in ("steps", "values", "times"):
+            op.execute(f'ALTER TABLE metric_chunks ALTER COLUMN "{column}" SET STORAGE EXTERNAL')
     op.create_table(
         "metric_latest",
         sa.Column("run_id", sa.String(length=40), nullable=False),
