@@ -60,7 +60,7 @@ class Gate:
         try:
             await self._app(scope, receive, watched)
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            logger.exception("%s %r failed", scope["method"], scope["path"])
             if not started:
                 await send_problem(send, Internal("an unexpected error; the service's log has the details"))
 

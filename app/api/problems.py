@@ -75,7 +75,7 @@ async def _app_error(request: Request, error: Exception) -> Response:
 
 
 async def _database_error(request: Request, error: Exception) -> Response:
-    logger.error("%s %s: the database failed", request.method, request.url.path, exc_info=error)
+    logger.error("%s %r: the database failed", request.method, request.url.path, exc_info=error)
     return respond(errors.Unavailable("the database does not answer as it should; try again", retry_after=2))
 
 
