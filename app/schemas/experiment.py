@@ -181,7 +181,8 @@ def _space_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldEr
             )
         )
     if observed not in algorithm.observation_spaces:
-        message = f"{algorithm.name} needs {_join(algorithm.observation_spaces)} observations; {entry.id} has {_named(observed)} ones"
+        needed = _join(algorithm.observation_spaces)
+        message = f"{algorithm.name} needs {needed} observations; {entry.id} has {_named(observed)} ones"
         errors.append(FieldError("/environment/id", message))
     return errors
 
