@@ -49,8 +49,8 @@ def through(running: Service, spec: ExperimentSpec, seeds: Sequence[int]) -> flo
     runs = running.post(spec.model_dump(mode="json") | {"seeds": list(seeds)})
     for run_id in runs:
         running.await_status(run_id, "succeeded", every=0.5)
-    times = [dict(running.status_times(run_id)) for run_id in runs]
-    return max(t["succeeded"] for t in times) - min(t["running"] for t in times)
+    times = [running.times(run_id) for run_id in runs]
+    return max(ended for _, ended in times) - min(began for began, _ in times)
 
 
 def main() -> None:

@@ -59,12 +59,15 @@ class Service:
 
     def status_times(self, run_id: str) -> list[tuple[str, float]]:
         """Every status the run has had, and when (epoch seconds, the database's clock: the same machine's)."""
-        events = self.ask(f"/v1/runs/{run_id}/events")["data"]
+        events = self.ask(f"/v1/runs/{run_id}/events?limit=100")["data"]
         return [
-            (event["data"]["status"], datetime.fromisoformat(event["created_at"]).timestamp())
-            for event in events
-            if event["type"] == "status"
+            (event["data"]["status"], seconds(event["created_at"])) for event in events if event["type"] == "status"
         ]
+
+    def times(self, run_id: str) -> tuple[float, float]:
+        """When a finished run took its first step, and when it ended."""
+        run = self.ask(f"/v1/runs/{run_id}")
+        return seconds(run["started_at"]), seconds(run["finished_at"])
 
     def family(self) -> list[psutil.Process]:
         """The process and all that it has started."""
@@ -118,6 +121,11 @@ def until(condition: Callable[[], Any], every: float = 0.01) -> float:
     while not condition():
         time.sleep(every)
     return time.monotonic() - began
+
+
+def seconds(time: str) -> float:
+    """Epoch seconds of an RFC 3339 time."""
+    return datetime.fromisoformat(time).timestamp()
 
 
 def cartpole(total_env_steps: int, **training: Any) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import os
 import platform
 import threading
 
+from sqlalchemy.engine import make_url
+
 from app.db.engine import Database
 from app.db.ids import new_id
 from app.db.repositories import jobs, workers
@@ -28,7 +30,11 @@ class Host:
         self.slots = places.Slots(places.devices(settings.devices, settings.slots))
         self.database = Database(settings.database_url, pool_size=len(self.slots.all) + 2)
         self.doorbell = Doorbell(settings.broker_url)
-        self.spares = Spares(settings.spares, threads=max(1, places.cores() // len(self.slots.all)))
+        self.spares = Spares(
+            settings.spares,
+            driver=make_url(settings.database_url).drivername,
+            threads=max(1, places.cores() // len(self.slots.all)),
+        )
         self.stopping = False
         """Set by a signal handler, read by the supervisors."""
         self.training: dict[str, int] = {}

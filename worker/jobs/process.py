@@ -26,15 +26,16 @@ class TrainerProcess:
     is to go on. A frozen worker stops ticking, and so does one whose supervisor has learnt that the lease is lost.
 
     Args:
+        driver: of the database, to be loaded before there is a job.
         threads: threads the numeric libraries are told of before they load; a job may use fewer.
         on_end: called from the thread once the process has ended.
     """
 
-    def __init__(self, *, threads: int, on_end: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, driver: str, threads: int, on_end: Callable[[], None] = lambda: None) -> None:
         counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TRAINYARD_")}
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "worker.jobs.trainer"],
+            [sys.executable, "-m", "worker.jobs.trainer", driver],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

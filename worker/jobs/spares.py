@@ -14,11 +14,16 @@ MAX_BACK_OFF = 60.0
 
 
 class Spares(threading.Thread):
-    """Keeps ``count`` spares; one that dies is replaced after a delay that doubles with every death in a row."""
+    """Keeps ``count`` spares; one that dies is replaced after a delay that doubles with every death in a row.
 
-    def __init__(self, count: int, *, threads: int) -> None:
+    Args:
+        driver, threads: see :class:`TrainerProcess`.
+    """
+
+    def __init__(self, count: int, *, driver: str, threads: int) -> None:
         super().__init__(name="spares", daemon=True)
         self._count = count
+        self._driver = driver
         self._threads = threads
         self._spares: list[TrainerProcess] = []
         self._back_off = REFILL_SECONDS
@@ -36,7 +41,7 @@ class Spares(threading.Thread):
                 self._back_off = REFILL_SECONDS if spare.ready.is_set() else self._back_off
             self._not_before = max(self._not_before, time.monotonic() + REFILL_SECONDS)
             self._changed.notify()
-        return spare or TrainerProcess(threads=self._threads)
+        return spare or self._start()
 
     def ready(self) -> int:
         """How many are warm."""
@@ -54,7 +59,7 @@ class Spares(threading.Thread):
                 if missing <= 0 or delay > 0:
                     self._changed.wait(delay if missing > 0 else None)
                 else:
-                    self._spares.append(TrainerProcess(threads=self._threads, on_end=self._notice))
+                    self._spares.append(self._start())
 
     def stop(self) -> None:
         """Kill the spares and start no more."""
@@ -65,6 +70,9 @@ class Spares(threading.Thread):
         for spare in spares:
             spare.kill()
             spare.wait(0)
+
+    def _start(self) -> TrainerProcess:
+        return TrainerProcess(driver=self._driver, threads=self._threads, on_end=self._notice)
 
     def _notice(self) -> None:
         with self._changed:

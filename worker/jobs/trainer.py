@@ -1,4 +1,4 @@
-"""``python -m worker.jobs.trainer``: warms up, waits for one job on standard input, trains it, says how it ended.
+"""``python -m worker.jobs.trainer DRIVER``: warms up, waits for a job on standard input, trains it, says how it ended.
 
 This process alone loads torch. It writes metrics, checkpoints and results to the database itself, fenced by the job's
 attempt, and ends with its supervisor.
@@ -23,7 +23,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     from worker.jobs import warmup
 
-    warmup.run()
+    warmup.run(sys.argv[1])
     os.write(1, READY + b"\n")
     verdict = _train(control.job(), control)
     sys.stdout.flush()

@@ -1,11 +1,11 @@
 """What a spare does before its job: everything slow that does not depend on it."""
 
-import sqlalchemy
+import sqlalchemy.orm
 
+import worker.jobs.training  # noqa: F401 - with all that a job imports
 from app.schemas.experiment import ExperimentSpec, resolve
 from worker.jobs import facts
-from worker.jobs import training as training_of_jobs
-from worker.rl import drivers, precision
+from worker.rl import drivers
 from worker.rl.reporter import MemoryReporter
 
 SPEC = {
@@ -15,12 +15,14 @@ SPEC = {
 }
 
 
-def run() -> None:
-    """Load every library a job needs and train for a moment, on the CPU and with generators of its own."""
-    facts.versions()
-    precision.error("bf16")
-    assert training_of_jobs.train  # its imports are most of the warming
-    with sqlalchemy.create_engine("sqlite://").connect() as connection:
-        connection.execute(sqlalchemy.text("SELECT 1"))
+def run(driver: str) -> None:
+    """Load every library a job needs and train for a moment, on the CPU and with generators of its own.
+
+    Args:
+        driver: of the database, as SQLAlchemy's URLs name it.
+    """
+    facts.gather(pack=1, device="cpu")
+    sqlalchemy.create_engine(f"{driver}://").dispose()
+    sqlalchemy.orm.configure_mappers()
     spec = resolve(ExperimentSpec.model_validate(SPEC))
     drivers.train(spec, [0], MemoryReporter([0]))

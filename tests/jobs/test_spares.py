@@ -1,0 +1,42 @@
+"""Spares: warm, taken, replaced."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.jobs.scene import eventually
+from worker.jobs.spares import Spares
+
+
+@pytest.fixture
+def spares() -> Iterator[Spares]:
+    spares = Spares(1, driver="sqlite", threads=1)
+    spares.start()
+    yield spares
+    spares.stop()
+
+
+def test_a_spare_is_replaced_when_it_dies_and_when_it_is_taken(spares: Spares) -> None:
+    eventually(spares.ready, "a warm spare")
+    first = spares.take()
+    assert first.ready.is_set()
+    eventually(spares.ready, "another one")
+    first.kill()
+    assert first.wait(0) < 0
+    second = spares.take()
+    assert second.popen.pid != first.popen.pid
+    assert second.alive()
+    second.kill()
+    second.wait(0)
+    third = spares.take()
+    assert third.alive(), "warm or not, there is always a trainer"
+    third.kill()
+    third.wait(0)
+
+
+def test_a_trainer_ends_with_its_input(spares: Spares) -> None:
+    trainer = spares.take()
+    assert trainer.popen.stdin is not None
+    trainer.popen.stdin.close()
+    assert trainer.popen.wait(60) < 0
+    trainer.wait(0)

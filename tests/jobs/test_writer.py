@@ -1,0 +1,129 @@
+"""The trainer's writing thread."""
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from sqlalchemy.orm import Session
+
+from app.db.engine import Database
+from app.db.repositories import jobs, metrics
+from app.db.repositories.training import StaleAttempt
+from tests.db import scene
+from worker.jobs import writer as module
+from worker.jobs.writer import Row, Write, Writer, by_run
+
+
+def row(step: int, *values: float, runs: tuple[str, ...] = ("a", "b")) -> Row:
+    return Row(step, float(step), runs, {"k": np.array(values)})
+
+
+def test_points_are_sorted_by_run_and_key() -> None:
+    points = by_run([row(1, 1.0, math.nan), row(2, 2.0, 20.0), row(3, 30.0, runs=("b",))])
+    assert points["a"]["k"][0].tolist() == [1, 2]
+    assert points["b"]["k"][0].tolist() == [2, 3], "NaN is no value"
+    assert points["b"]["k"][1].tolist() == [20.0, 30.0]
+
+
+def test_the_last_of_several_values_at_one_step_stays() -> None:
+    points = by_run([row(1, 1.0, 1.0), row(1, 2.0, 2.0), row(2, 3.0, 3.0)])
+    assert points["a"]["k"][0].tolist() == [1, 2]
+    assert points["a"]["k"][1].tolist() == [2.0, 3.0]
+
+
+def test_infinite_values_are_kept_to_be_flagged() -> None:
+    assert by_run([row(1, math.inf, 0.0)])["a"]["k"][1].tolist() == [math.inf]
+
+
+class Note(Write):
+    """A write that keeps a log of what happened to it."""
+
+    urgent = True
+
+    def __init__(self, log: list[str], name: str, *, begins: bool = False) -> None:
+        self.log = log
+        self.name = name
+        self.begins = begins  # type: ignore[misc]
+
+    def prepare(self) -> None:
+        self.log.append(f"prepare {self.name}")
+
+    def apply(self, session: Session) -> tuple[str, ...]:
+        self.log.append(f"apply {self.name}")
+        return (f"jobs/{self.name}",)
+
+
+class TestWriter:
+    @pytest.fixture
+    def made(self, database: Database) -> scene.Scene:
+        made = scene.make(database)
+        made.begin()
+        return made
+
+    @pytest.fixture
+    def writer(self, made: scene.Scene, database: Database) -> Iterator[Writer]:
+        self.retired: list[str] = []
+        writer = Writer(database, job_id=made.job_id, attempt=1, retire=self.retired.extend)
+        yield writer
+        if writer.is_alive():
+            writer.close()
+
+    def test_everything_is_written_at_its_end(self, writer: Writer, made: scene.Scene, database: Database) -> None:
+        writer.start()
+        log: list[str] = []
+        for step in range(1, 101):
+            writer.add_row(Row(step, 0.0, (made.run_id,), {"k": np.array([step / 2])}))
+        writer.add(Note(log, "x"))
+        writer.close()
+        assert log == ["prepare x", "apply x"]
+        assert self.retired == ["jobs/x"]
+        with database.reading() as session:
+            steps, values, *_ = metrics.series(session, made.run_id, "k")
+        assert steps.tolist() == list(range(1, 101))
+        assert values[-1] == 50.0
+
+    def test_what_begins_comes_before_points_and_the_rest_after(self, writer: Writer) -> None:
+        log: list[str] = []
+        writer.add(Note(log, "last"))
+        writer.add(Note(log, "first", begins=True))
+        writer.start()
+        writer.close()
+        assert log[2:] == ["apply first", "apply last"]
+
+    def test_a_stale_attempt_stops_the_training_thread(
+        self, writer: Writer, made: scene.Scene, database: Database
+    ) -> None:
+        writer.start()
+        with database.writing() as session:
+            jobs.release(session, job_id=made.job_id, attempt=1, outcome="preempted")
+        writer.add_row(Row(1, 0.0, (made.run_id,), {"k": np.array([1.0])}))
+        with pytest.raises(StaleAttempt):
+            writer.close()
+        with pytest.raises(StaleAttempt):
+            writer.check()
+        with pytest.raises(StaleAttempt):
+            writer.add(Note([], "x"))
+        with database.reading() as session:
+            assert metrics.latest(session, made.run_id) == []
+
+    def test_training_waits_when_too_much_is_waiting(
+        self, writer: Writer, made: scene.Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "MAX_POINTS", 10)
+        added = threading.Event()
+
+        def train() -> None:
+            for step in range(1, 21):
+                writer.add_row(Row(step, 0.0, (made.run_id,), {"k": np.array([0.0])}))
+            added.set()
+
+        thread = threading.Thread(target=train)
+        thread.start()
+        time.sleep(0.2)
+        assert not added.is_set()
+        writer.start()
+        assert added.wait(30)
+        thread.join()
