@@ -22,8 +22,12 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 30.0
 """A worker not heard of for so long counts as gone."""
 KEPT_SECONDS = 24 * 3600.0
-"""Age at which idempotency keys, and folders that no row names, are removed."""
+"""Age at which idempotency keys, workers not heard of, and folders that no row names are removed."""
 CLEAN_SECONDS = 3600.0
+LATE_SECONDS = 1.0
+"""A sweeper kept waiting so long by the database lets those go first who were kept from renewing their leases."""
+GRACE_SECONDS = 10.0
+"""So does one whose last sweep failed, for so long."""
 
 NO_WORKER = "no_worker"
 
@@ -32,18 +36,22 @@ def sweep_once(
     database: Database,
     ring: Callable[[str], object] | None = None,
     queue_length: Callable[[str], int | None] | None = None,
+    expire: bool = True,
 ) -> None:
     """Take expired leases back, settle what is half done, say which runs no worker can take, ring for queued jobs.
 
     Args:
         ring: sends a doorbell message to a queue.
         queue_length: messages waiting in a queue, None when the broker is away. Only empty queues are rung.
+        expire: False leaves expired leases alone.
     """
+    began = time.monotonic()
     with database.reading() as session:
         needed = jobs.needs_sweep(session)
     if needed:
         with database.writing() as session:
-            expired, settled = jobs.expire(session), jobs.settle(session)
+            trusting = expire and time.monotonic() - began < LATE_SECONDS
+            expired, settled = jobs.expire(session) if trusting else 0, jobs.settle(session)
         if expired or settled:
             log.warning("took %d expired leases back, settled %d jobs", expired, settled)
     _explain_waiting(database)
@@ -57,9 +65,11 @@ def sweep_once(
 
 
 def clean(database: Database, artifacts_dir: Path | None, *, max_age: float = KEPT_SECONDS) -> None:
-    """Remove old idempotency keys, resume states that nothing goes on from, and old folders that no row names."""
+    """Remove old idempotency keys, workers long gone, states nothing goes on from, and old folders no row names."""
     with database.writing() as session:
         idempotency.purge(session, max_age)
+        workers.purge(session, max_age)
+        jobs.close_attempts(session, CLEAN_SECONDS)
         resume_states.drop_unused(session)
     if artifacts_dir is None:
         return
@@ -100,13 +110,16 @@ class Sweeper(threading.Thread):
 
     def run(self) -> None:
         cleaned = time.monotonic()
+        patient_until = 0.0
         while not self._stopped.wait(self._interval):
             try:
-                sweep_once(self._database, self._ring, self._queue_length)
+                trusting = time.monotonic() > patient_until
+                sweep_once(self._database, self._ring, self._queue_length, trusting)
                 if time.monotonic() - cleaned > CLEAN_SECONDS:
                     cleaned = time.monotonic()
                     clean(self._database, self._artifacts_dir)
             except (SQLAlchemyError, OSError):
+                patient_until = time.monotonic() + GRACE_SECONDS
                 log.exception("sweep failed; tries again in %s s", self._interval)
 
     def stop(self) -> None:

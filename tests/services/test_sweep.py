@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from app.db import clock
 from app.db.engine import Database
-from app.db.models import IdempotencyKey
+from app.db.models import IdempotencyKey, Worker
 from app.db.repositories import idempotency, runs, training, workers
 from app.db.repositories.training import StateFolder
 from app.db.repositories.workers import WorkerInfo
@@ -113,6 +113,27 @@ class TestClean:
         with database.writing() as session:
             assert idempotency.find(session, **key) is None
             assert training.resume_states.drop_unused(session) == ()
+
+    def test_forgets_workers_long_gone(self, database: Database) -> None:
+        with database.writing() as session:
+            for name in ("old", "new"):
+                workers.register(session, WorkerInfo(f"worker_{name}", name, ("default",), ("cpu",)))
+            session.execute(
+                update(Worker).where(Worker.id == "worker_old").values(heartbeat_at=clock.now() - 25 * 3600)
+            )
+        sweep.clean(database, None)
+        with database.reading() as session:
+            assert [worker.id for worker in workers.live(session, 10**6)] == ["worker_new"]
+
+    def test_ends_attempts_whose_supervisors_never_reported(self, database: Database) -> None:
+        made, fresh = scene.make(database), scene.make(database)
+        for one in (made, fresh):
+            one.finish(one.begin(), "succeeded")
+        made.force_job(ended_at=clock.now() - 2 * sweep.CLEAN_SECONDS)
+        sweep.clean(database, None)
+        with database.reading() as session:
+            outcomes = [runs.attempts(session, one.run_id)[0].outcome for one in (made, fresh)]
+        assert outcomes == ["lost", None]
 
 
 class TestSweeper:

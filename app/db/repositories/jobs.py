@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, CompoundSelect, Select, case, exists, func, insert, or_, select, union, update
 from sqlalchemy.orm import Session
 
 from app.db import states
@@ -185,13 +185,27 @@ def settle(session: Session) -> int:
 
     Runs that are held although their job is not leased go where their users want them; jobs without active runs end.
     """
-    jobs = session.scalars(locked(_unsettled().order_by(Job.id), skip=True)).all()
+    unsettled = select(Job).where(Job.id.in_(_unsettled())).order_by(Job.id)
+    jobs = session.scalars(locked(unsettled, skip=True)).all()
     for job in jobs:
         for run in runs.active(session, job.id):
             if job.status == "ended" or run.status in states.HELD:
                 runs.settle(session, run, reason=LOST, failed=job.status == "ended")
         runs.end_job_if_idle(session, job.id)
     return len(jobs)
+
+
+def close_attempts(session: Session, max_age: float) -> None:
+    """End the attempts whose jobs ended ``max_age`` seconds ago and whose supervisors never said how."""
+    old = select(Job.id).where(Job.ended_at < now() - max_age)
+    session.execute(
+        update(Attempt)
+        .where(Attempt.ended_at.is_(None), Attempt.job_id.in_(old))
+        .values(
+            outcome="lost", code=LOST.code, message="the worker ended before it could record the end", ended_at=now()
+        ),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def needs_sweep(session: Session) -> bool:
@@ -348,16 +362,15 @@ def _expired() -> ColumnElement[bool]:
     return or_(Job.lease_expires_at < now(), Job.lease_expires_at > now() + 2 * Job.lease_seconds)
 
 
-def _unsettled() -> Select[Job]:
+def _unsettled() -> CompoundSelect[str]:
+    """Ids of queued jobs with a run that is held, or with none to execute, and of ended ones with a run to execute."""
+
     def has_run(statuses: Collection[str]) -> ColumnElement[bool]:
         return exists().where(Run.job_id == Job.id, Run.status.in_(statuses))
 
-    return select(Job).where(
-        or_(
-            (Job.status == "queued") & (has_run(states.HELD) | ~has_run(states.ACTIVE)),
-            (Job.status == "ended") & has_run(states.ACTIVE),
-        )
-    )
+    queued = select(Job.id).where(Job.status == "queued", has_run(states.HELD) | ~has_run(states.ACTIVE))
+    ended = select(Job.id).join(Run).where(Run.status.in_(states.ACTIVE), Job.status == "ended")
+    return union(queued, ended)
 
 
 def _set(session: Session, job: Job, **values: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import now
@@ -66,3 +66,10 @@ def live(session: Session, max_age: float) -> Sequence[Worker]:
 def list_page(session: Session, *, limit: int, after: str | None = None) -> Page[Worker]:
     """Every worker ever registered, newest first."""
     return newest_first(session, select(Worker), Worker.id, limit=limit, after=after)
+
+
+def purge(session: Session, max_age: float) -> None:
+    """Forget the workers not heard of for ``max_age`` seconds."""
+    session.execute(
+        delete(Worker).where(Worker.heartbeat_at < now() - max_age), execution_options={"synchronize_session": False}
+    )
