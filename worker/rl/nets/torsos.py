@@ -23,9 +23,10 @@ class MLP(nn.Module):
         self.activate_last = activate_last
 
     def forward(self, x: Tensor) -> Tensor:
-        last = len(self.layers) - 1
-        for i, layer in enumerate(self.layers):
-            x = layer(x)
+        layers = self.layers
+        last = len(layers) - 1
+        for i, layer in enumerate(layers):
+            x = layer.forward(x)  # not called: what nn.Module does around a call costs as much as a small product
             if i < last or self.activate_last:
                 x = self.activation(x)
         return x
