@@ -116,3 +116,11 @@ def test_replicas_leave_a_pack_with_their_memories() -> None:
     alone = MemoryReporter([2])
     train(experiment, [2], alone, resume=paused)
     assert alone.finished[2][0] == "succeeded" and alone.starts == [paused.env_step]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", ["dqn", "sac"])
+def test_trains_on_a_cuda_device(algorithm: str) -> None:
+    reporter = MemoryReporter([1, 2])
+    train(spec(ENVIRONMENT[algorithm], SMALL[algorithm], num_envs=2, total=60), [1, 2], reporter, device="cuda")
+    assert {outcome for outcome, _, _ in reporter.finished.values()} == {"succeeded"}
