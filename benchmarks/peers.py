@@ -4,7 +4,8 @@
 
 Every measurement is a process of its own. It counts env steps from the first step of training to the last; building,
 evaluating and saving are left out on both sides. Each side gets the thread count that suits it, out of those listed for
-the task. Prints env steps per second (the median of the repeats), the ratio and peak memory.
+the task. Prints env steps per second (the median of the repeats), the ratio and peak memory. On a machine that is busy
+with other things, `--clock cpu --threads 1` counts seconds of processor time instead.
 """
 
 import argparse
@@ -15,12 +16,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ TASKS = {
 }
 
 
-def measure_ours(task: Task) -> float:
+def measure_ours(task: Task, clock: Clock) -> float:
     """Env steps per second of all seeds together, by the driver that the service calls."""
     sys.path.insert(0, str(ROOT))
     from app.schemas.experiment import ExperimentSpec, resolve
@@ -95,12 +98,12 @@ def measure_ours(task: Task) -> float:
 
         def started(self, env_step: int) -> None:
             super().started(env_step)
-            self.began = time.perf_counter()
+            self.began = clock()
 
         def progress(self, env_step: int) -> None:
             super().progress(env_step)
             if env_step >= task.env_steps and not self.ended:
-                self.ended = time.perf_counter()
+                self.ended = clock()
 
     seeds = list(range(task.seeds))
     training = {"total_env_steps": task.env_steps, "evaluation_episodes": 1}
@@ -120,7 +123,7 @@ def measure_ours(task: Task) -> float:
     return task.seeds * task.env_steps / (watch.ended - watch.began)
 
 
-def measure_peer(task: Task) -> float:
+def measure_peer(task: Task, clock: Clock) -> float:
     """Env steps per second of Stable-Baselines3's ``learn``."""
     import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
@@ -128,17 +131,17 @@ def measure_peer(task: Task) -> float:
     environments = make_vec_env(task.environment, n_envs=task.num_envs, seed=0)
     algorithm = getattr(stable_baselines3, task.ours["name"].upper())
     model = algorithm("MlpPolicy", environments, seed=0, device="cpu", **task.peer)
-    began = time.perf_counter()
+    began = clock()
     model.learn(task.env_steps)
-    return float(model.num_timesteps / (time.perf_counter() - began))
+    return float(model.num_timesteps / (clock() - began))
 
 
-def child(side: str, name: str, threads: int) -> None:
+def child(side: str, name: str, threads: int, clock: Clock) -> None:
     """The body of one measurement: prints its result as JSON."""
     import torch
 
     torch.set_num_threads(threads)
-    rate = {"ours": measure_ours, "peer": measure_peer}[side](TASKS[name])
+    rate = {"ours": measure_ours, "peer": measure_peer}[side](TASKS[name], clock)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     print(json.dumps({"rate": rate, "mebibytes": peak}))
 
@@ -158,14 +161,14 @@ class Row:
     peer_mebibytes: float
 
 
-def compare(name: str, interpreters: dict[str, str], repeats: int) -> Row:
+def compare(name: str, interpreters: dict[str, str], repeats: int, clock: str, counts: Sequence[int]) -> Row:
     """Alternate the two sides and all thread counts; the best thread count's median for each."""
     task = TASKS[name]
     results: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(repeats):
         for side, python in interpreters.items():
-            for threads in task.threads if side == "ours" else (1, 2):
-                command = [python, __file__, "--child", side, name, str(threads)]
+            for threads in counts or (task.threads if side == "ours" else (1, 2)):
+                command = [python, __file__, "--clock", clock, "--child", side, name, str(threads)]
                 environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
                 done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
                 results.setdefault((side, threads), []).append(json.loads(done.stdout.splitlines()[-1]))
@@ -184,18 +187,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has stable-baselines3")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu is for one thread on a busy machine")
+    parser.add_argument("--threads", type=int, nargs="+", default=(), help="thread counts to try on both sides")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.child:
         side, name, threads = arguments.child
-        child(side, name, int(threads))
+        child(side, name, int(threads), CLOCKS[arguments.clock])
         return
     interpreters = {"ours": sys.executable, "peer": arguments.peer_python}
     rows = []
     print("| task | Trainyard | Stable-Baselines3 | ratio | goal | threads | MiB |\n" + "| --- " * 7 + "|")
     for name in arguments.tasks:
-        row = compare(name, interpreters, arguments.repeats)
+        row = compare(name, interpreters, arguments.repeats, arguments.clock, arguments.threads)
         rows.append(asdict(row))
         print(
             f"| {row.task} | {row.ours:,.0f}/s | {row.peer:,.0f}/s | {row.ratio:.2f} | {row.goal} "
