@@ -1,9 +1,11 @@
 """Uniform sampling: fair, reproducible, independent of how many batches are drawn at a time."""
 
 import numpy as np
+import pytest
 import torch
 
 from worker.rl.noise import Noise
+from worker.rl.replay import uniform
 from worker.rl.replay.ring import Ring
 from worker.rl.replay.uniform import Uniform
 
@@ -30,9 +32,10 @@ def test_batches_pair_each_observation_with_its_own_step() -> None:
         assert torch.equal(batch.next_obs[..., 0], torch.where(t % 3 == 2, -1.0, 1.0) * (t + 1))
 
 
-def test_one_call_for_many_batches_draws_what_single_calls_draw() -> None:
+def test_one_call_for_many_batches_draws_what_single_calls_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     replay, together, singly = filled(30), Noise([0, 1]), Noise([0, 1])
-    batches = replay.sample(together, 6, 32)
+    monkeypatch.setattr(uniform, "AT_ONCE", 4 * 2 * 2 * 32 * 4)  # four of them
+    batches = list(replay.sample(together, 6, 32))
     for batch in batches:
         (single,) = replay.sample(singly, 1, 32)
         assert all(torch.equal(a, b) for a, b in zip(batch[:5], single[:5], strict=True))

@@ -1,6 +1,6 @@
 """Uniform experience replay (Lin 1992; Mnih et al. 2015)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,9 @@ from torch import Tensor
 from worker.rl.noise import Noise
 from worker.rl.replay.ring import Array, Ring
 from worker.rl.types import Transition
+
+AT_ONCE = 32 * 2**20
+"""Bytes of observations gathered at once, about."""
 
 
 class Uniform:
@@ -28,13 +31,13 @@ class Uniform:
         """Transitions held per replica."""
         return self.ring.size * self.ring.num_envs
 
-    def sample(self, noise: Noise, batches: int, batch_size: int) -> list[Transition]:
-        """Draw ``batches`` batches (R, B, …) at once; the draws are those of as many single calls."""
-        index = noise.integers("replay", len(self), batches, batch_size)
-        rows = self.ring.gather(index.movedim(0, 1).cpu().numpy())
-        discount = np.where(rows.terminated, np.float32(0), self.gamma)
-        fields = (rows.obs, rows.action, rows.reward, discount, rows.next_obs)
-        return [Transition(*batch) for batch in zip(*map(self._batches, fields), strict=True)]
+    def sample(self, noise: Noise, batches: int, batch_size: int) -> Iterator[Transition]:
+        """Draw ``batches`` batches (R, B, …), many at once; the draws are those of as many single calls."""
+        obs = self.ring.obs
+        held = 2 * batch_size * len(obs) * obs[0, 0, 0].nbytes
+        at_once = max(1, AT_ONCE // held)
+        for start in range(0, batches, at_once):
+            yield from self._draw(noise, min(at_once, batches - start), batch_size)
 
     def state(self) -> dict[str, Tensor | int]:
         return self.ring.state()
@@ -44,6 +47,14 @@ class Uniform:
 
     def select(self, keep: Sequence[int]) -> None:
         self.ring.select(keep)
+
+    def _draw(self, noise: Noise, batches: int, batch_size: int) -> Iterator[Transition]:
+        index = noise.integers("replay", len(self), batches, batch_size)
+        rows = self.ring.gather(index.movedim(0, 1).cpu().numpy())
+        discount = np.where(rows.terminated, np.float32(0), self.gamma)
+        fields = (rows.obs, rows.action, rows.reward, discount, rows.next_obs)
+        for batch in zip(*map(self._batches, fields), strict=True):
+            yield Transition(*batch)
 
     def _batches(self, array: Array) -> tuple[Tensor, ...]:
         return torch.from_numpy(array).to(self.device).unbind(0)
