@@ -61,9 +61,7 @@ OFF_POLICY_PEER = {
 
 TASKS = {
     "ppo": Task("PPO CartPole-v1, one seed", "CartPole-v1", 8, 204_800, PPO_OURS, PPO_PEER, goal=1.8),
-    "ppo8": Task(
-        "PPO CartPole-v1, eight seeds", "CartPole-v1", 8, 204_800, PPO_OURS, PPO_PEER, seeds=8, threads=(2,), goal=6.0
-    ),
+    "ppo8": Task("PPO CartPole-v1, eight seeds", "CartPole-v1", 8, 204_800, PPO_OURS, PPO_PEER, seeds=8, goal=6.0),
     "dqn": Task(
         "DQN CartPole-v1",
         "CartPole-v1",
