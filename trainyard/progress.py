@@ -1,6 +1,7 @@
 """Live progress of runs: one redrawn line per run on a terminal, a line now and then elsewhere."""
 
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -95,7 +96,8 @@ class _Terminal:
         if not last and time.monotonic() < self._next:
             return
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        self._out.write(up + "".join(f"\x1b[2K{line}\n" for line in lines))
+        width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be redrawn
+        self._out.write(up + "".join(f"\x1b[2K{str(line)[:width]}\n" for line in lines))
         self._out.flush()
         self._drawn, self._next = len(lines), time.monotonic() + 0.1
 
