@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.schemas.algorithms import algorithms
 from app.settings import Settings
 from trainyard import process
 
@@ -58,6 +59,11 @@ def test_every_decision_is_listed() -> None:
         text = (folder / name).read_text()
         assert text.startswith(f"# {int(name[:4])}. ")
         assert all(f"**{part}.**" in text for part in ("Context", "Decision", "Consequences"))
+
+
+def test_every_algorithm_is_documented() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*?\(([^)]+)\)", (ROOT / "docs" / "algorithms.md").read_text(), re.MULTILINE)
+    assert dict(rows) == {name: config.paper for name, config in algorithms().items()}
 
 
 def test_every_setting_is_documented() -> None:
