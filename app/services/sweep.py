@@ -24,10 +24,8 @@ HEARTBEAT_SECONDS = 30.0
 KEPT_SECONDS = 24 * 3600.0
 """Age at which idempotency keys, workers not heard of, and folders that no row names are removed."""
 CLEAN_SECONDS = 3600.0
-LATE_SECONDS = 1.0
-"""A sweeper kept waiting so long by the database lets those go first who were kept from renewing their leases."""
 GRACE_SECONDS = 10.0
-"""So does one whose last sweep failed, for so long."""
+"""After a failed sweep: others, too, may have been kept from the database, and from renewing their leases."""
 
 NO_WORKER = "no_worker"
 
@@ -45,13 +43,11 @@ def sweep_once(
         queue_length: messages waiting in a queue, None when the broker is away. Only empty queues are rung.
         expire: False leaves expired leases alone.
     """
-    began = time.monotonic()
     with database.reading() as session:
         needed = jobs.needs_sweep(session)
     if needed:
         with database.writing() as session:
-            trusting = expire and time.monotonic() - began < LATE_SECONDS
-            expired, settled = jobs.expire(session) if trusting else 0, jobs.settle(session)
+            expired, settled = jobs.expire(session) if expire else 0, jobs.settle(session)
         if expired or settled:
             log.warning("took %d expired leases back, settled %d jobs", expired, settled)
     _explain_waiting(database)
