@@ -91,7 +91,7 @@ class Run(Base):
     __table_args__ = (
         UniqueConstraint("experiment_id", "position"),
         Index("ix_runs_job_id", "job_id"),
-        Index("ix_runs_status", "status"),
+        Index("ix_runs_status", "status", "id"),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)

@@ -369,7 +369,8 @@ def _unsettled() -> CompoundSelect[str]:
         return exists().where(Run.job_id == Job.id, Run.status.in_(statuses))
 
     queued = select(Job.id).where(Job.status == "queued", has_run(states.HELD) | ~has_run(states.ACTIVE))
-    ended = select(Job.id).join(Run).where(Run.status.in_(states.ACTIVE), Job.status == "ended")
+    has_ended = exists().where(Job.id == Run.job_id, Job.status == "ended")
+    ended = select(Run.job_id).where(Run.status.in_(states.ACTIVE), has_ended)
     return union(queued, ended)
 
 

@@ -155,7 +155,8 @@ def add_checkpoint(
 ) -> Stored:
     """Store a checkpoint whose files are in place, and apply the retention rule: ``keep`` scheduled ones and the best.
 
-    Of either kind the newest at or before the job's resume state stays too, since a crash cuts those after it.
+    Of either kind the newest at or before the job's resume state stays too, since a crash cuts those after it. A
+    checkpoint that is there already, because the flush is repeated, is left as it is.
 
     Args:
         kind: ``scheduled``, ``best`` or ``final``.
@@ -167,7 +168,7 @@ def add_checkpoint(
     )
     found = session.scalar(same)
     if found is not None:
-        return Stored(found.id, () if found.path == path else (path,))
+        return Stored(found.id, ())
     return_mean = None if return_mean is None else _finite(return_mean)
     checkpoint = Checkpoint(
         id=new_id("ckpt"),

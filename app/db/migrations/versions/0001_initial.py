@@ -147,7 +147,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("experiment_id", "position", name=op.f("uq_runs_experiment_id_position")),
     )
     op.create_index("ix_runs_job_id", "runs", ["job_id"], unique=False)
-    op.create_index("ix_runs_status", "runs", ["status"], unique=False)
+    op.create_index("ix_runs_status", "runs", ["status", "id"], unique=False)
     op.create_table(
         "checkpoints",
         sa.Column("id", sa.String(length=40), nullable=False),
