@@ -7,19 +7,30 @@ import torch
 
 from worker.rl import precision
 
+backend: Any = torch.backends.mkldnn
+
 
 def test_ieee_products_pass_the_probe_that_leaves_the_setting_alone() -> None:
-    backend: Any = torch.backends.mkldnn
     before = backend.matmul.fp32_precision
     assert 0 < precision.error("ieee") < 1e-6
     assert backend.matmul.fp32_precision == before
 
 
 @pytest.mark.parametrize(
-    ("widths", "error", "expected"), [((256, 256), 1e-6, "bf16"), ((256, 64), 1e-6, "ieee"), ((256, 256), 4e-3, "ieee")]
+    ("rows", "width", "error", "taken"),
+    [
+        (64, 256, 1e-6, True),
+        (1, 256, 1e-6, False),
+        (64, 64, 1e-6, False),
+        (1000, 64, 1e-6, True),
+        (64, 256, 4e-3, False),
+    ],
 )
-def test_taken_only_for_wide_layers_where_exact(
-    widths: tuple[int, ...], error: float, expected: str, monkeypatch: pytest.MonkeyPatch
+def test_taken_only_for_large_products_where_exact(
+    rows: int, width: int, error: float, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "error", lambda _: error)
-    assert precision.choose(widths) == expected
+    before = backend.matmul.fp32_precision
+    with precision.for_rows(rows, width):
+        assert (backend.matmul.fp32_precision == "bf16") == taken
+    assert backend.matmul.fp32_precision == before

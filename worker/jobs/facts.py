@@ -32,7 +32,7 @@ def gather(*, pack: int, device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_model(),
         "threads": torch.get_num_threads(),
-        "precision": precision.in_use(),
+        "precision": precision.of_large_products(),
         "pack": pack,
     }
 

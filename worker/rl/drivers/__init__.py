@@ -7,7 +7,7 @@ import torch
 
 from app.schemas.environments import kind
 from app.schemas.experiment import ExperimentSpec
-from worker.rl import envs, precision
+from worker.rl import envs, memory
 from worker.rl.errors import UnsupportedSpace
 from worker.rl.reporter import Reporter, State
 
@@ -35,7 +35,7 @@ def train(
         TrainingError: when the environment fails or doesn't fit.
     """
     config, device = spec.algorithm, torch.device(device)
-    precision.use(precision.choose(config.hidden_sizes))
+    memory.keep_freed()
     env = envs.make(spec.environment, seeds, spec.environment.num_envs or config.default_num_envs)
     acted, observed = kind(env.spec.action_space), kind(env.spec.observation_space)
     if acted not in config.action_spaces or observed not in config.observation_spaces:

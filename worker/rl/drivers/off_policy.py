@@ -8,6 +8,7 @@ from torch import Tensor
 
 from app.schemas.environments import BoxSpace
 from app.schemas.experiment import ExperimentSpec
+from worker.rl import precision
 from worker.rl.algorithms.agent import Agent
 from worker.rl.drivers.loop import Loop
 from worker.rl.envs import EnvSpec, VectorEnv
@@ -25,6 +26,7 @@ class OffPolicy(Protocol):
     """What this driver asks of a config. Counts are per run: N copies in lockstep take N env steps at a time."""
 
     gamma: float
+    hidden_sizes: tuple[int, ...]
     batch_size: int
     buffer_size: int
     learning_starts: int
@@ -63,8 +65,9 @@ def run(
         replay.ring.cut(loop.look())
         due = rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
         if due:
-            for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size):
-                update = agent.update(batch, loop.noise)
+            with precision.for_rows(loop.replicas * config.batch_size, min(config.hidden_sizes)):
+                for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size):
+                    update = agent.update(batch, loop.noise)
             loop.record(update.metrics)
         obs = loop.turn(step.obs)
     loop.close()
