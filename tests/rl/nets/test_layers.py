@@ -2,10 +2,18 @@ import pytest
 import torch
 
 from worker.rl.nets.heads import ActorCritic, Critics, QNetwork, SquashedGaussian
-from worker.rl.nets.layers import Conv2d, Init, fan_in_linear, orthogonal_linear, rows_of
+from worker.rl.nets.layers import Conv2d, Init, fan_in_linear, orthogonal_linear, rows_of, tanh
 from worker.rl.nets.torsos import NatureCNN
 
 SEEDS = [5, 6, 7]
+
+
+def test_the_quick_tanh_is_the_tanh() -> None:
+    x = torch.linspace(-30, 30, 100_001, requires_grad=True)
+    quick, exact = tanh(x), torch.tanh(x)
+    torch.testing.assert_close(quick, exact, rtol=0, atol=2e-7)
+    slopes = [torch.autograd.grad(y.sum(), x)[0] for y in (quick, exact)]
+    torch.testing.assert_close(*slopes, rtol=0, atol=5e-7)
 
 
 def test_linear_is_each_replicas_own_map() -> None:
@@ -37,7 +45,7 @@ def test_actor_critic_starts_near_uniform_with_towers_of_its_own(outputs: int) -
     assert out.shape == (3, 9, outputs) and value.shape == (3, 9)
     assert float(out.detach().abs().max()) < 0.05 < float(value.detach().abs().max())
     torch.testing.assert_close(net.actor()(obs), out)
-    gradient = torch.autograd.grad(out.sum(), [p for p in net.parameters()], materialize_grads=True)
+    gradient = torch.autograd.grad(out.sum(), list(net.parameters()), materialize_grads=True)
     assert all(not g.unflatten(0, (3, 2))[:, 1].any() for g in gradient), "the policy moves the value's tower"
 
 

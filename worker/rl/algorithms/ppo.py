@@ -11,7 +11,7 @@ observation statistics, which then move on; rewards are scaled by statistics tha
 has no factor of one half, as in the paper.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.schemas import algorithms as configs
+from worker.rl import precision
 from worker.rl.algorithms.agent import Agent, replica_of
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.functional import policy_gradient, returns
@@ -31,6 +32,8 @@ from worker.rl.optim import Adam, Parameters
 from worker.rl.types import Act, Rollout, Update
 
 METRICS = ("losses/policy", "losses/value", "losses/entropy", "ppo/approx_kl", "ppo/clip_fraction")
+EVALUATED = 2048
+"""Samples per forward pass of what is not learned from: bounds memory where observations are images."""
 KL = METRICS.index("ppo/approx_kl")
 
 
@@ -90,32 +93,32 @@ class PPO(Agent):
         return Act(self._policy.mode(outputs), {})
 
     def update(self, batch: Rollout, noise: Noise) -> Update:
+        minibatch = batch.reward[0].numel() // self.config.num_minibatches
+        with precision.for_rows(2 * self.parameters.replicas * minibatch, min(self.config.hidden_sizes)):
+            return self._update(batch, noise)
+
+    def _update(self, batch: Rollout, noise: Noise) -> Update:
         config = self.config
         remaining = max(0.0, 1.0 - self.updates / self._updates_planned)
         self.optimiser.lr = config.learning_rate * (remaining if config.learning_rate_schedule == "linear" else 1.0)
         clip_range = config.clip_range * (remaining if config.clip_range_schedule == "linear" else 1.0)
-        batch_size = batch.reward[0].numel()
         data = self._evaluate(batch)
         spread = data.target.var(1)
         explained = (1.0 - (data.target - data.value).var(1) / spread).masked_fill(spread == 0, torch.nan)
         metrics = []
         active = [True] * self.parameters.replicas
-        for _ in range(config.epochs):
-            shuffled = data.take(noise.permutation("minibatch", batch_size))
-            for start in range(0, batch_size, batch_size // config.num_minibatches):
-                part = shuffled.rows(start, start + batch_size // config.num_minibatches)
-                loss, seen = self._loss(part, clip_range)
-                metrics.append(seen)
-                if config.target_kl is not None:
-                    kl = seen[KL].tolist()
-                    active = [a and k <= 1.5 * config.target_kl for a, k in zip(active, kl, strict=True)]
-                    if not any(active):
-                        break
-                self.optimiser.step(loss, active)
-            if not any(active):
-                break
+        for part in self._minibatches(data, noise):
+            loss, seen = self._loss(part, clip_range)
+            metrics.append(seen)
+            if config.target_kl is not None:
+                kl = seen[KL].tolist()
+                active = [a and k <= 1.5 * config.target_kl for a, k in zip(active, kl, strict=True)]
+                if not any(active):
+                    break
+            self.optimiser.step(loss, active)
         self.updates += 1
-        self._observe(batch)
+        if self.observations is not None:
+            self.observations.update(batch.obs.flatten(1, 2))
         means = torch.stack(metrics).mean(0)
         return Update(dict(zip(METRICS, means.unbind(), strict=True)) | {"ppo/explained_variance": explained})
 
@@ -136,7 +139,8 @@ class PPO(Agent):
         size = steps * num_envs
         obs = torch.cat((batch.obs.flatten(1, 2), batch.last_obs, batch.final_obs), 1)
         obs = self._normalised(obs)
-        outputs, values = self.network(obs)
+        parts = [self.network(part) for part in obs.split(EVALUATED, 1)]
+        outputs, values = (torch.cat(part, 1) for part in zip(*parts, strict=True))
         action = batch.action.flatten(1, 2)
         log_prob, _ = self._policy.evaluate(outputs[:, :size], self.network.log_std, action)
         value = values[:, :size]
@@ -154,28 +158,39 @@ class PPO(Agent):
         ).flatten(1)
         return _Samples(obs[:, :size], action, log_prob, value, advantage, advantage + value)
 
+    def _minibatches(self, data: "_Samples", noise: Noise) -> Iterator["_Samples"]:
+        """All samples once per epoch, in a new order each time."""
+        count, size = self.config.num_minibatches, data.value.shape[1]
+        rows = size // count
+        for _ in range(self.config.epochs):
+            shuffled = data.take(noise.permutation("minibatch", size))
+            if self.config.normalize_advantage and rows > 1:
+                advantage = shuffled.advantage.view(-1, count, rows)
+                std, mean = torch.std_mean(advantage, 2, keepdim=True)
+                shuffled = shuffled._replace(advantage=((advantage - mean) / (std + 1e-8)).flatten(1))
+            for start in range(0, size, rows):
+                yield shuffled.rows(start, start + rows)
+
     def _loss(self, part: "_Samples", clip_range: float) -> tuple[Tensor, Tensor]:
         """Loss (R,), and the metrics of ``METRICS``, (metrics, R)."""
         config = self.config
         outputs, value = self.network(part.obs)
         log_prob, entropy = self._policy.evaluate(outputs, self.network.log_std, part.action)
-        advantage = part.advantage
-        if config.normalize_advantage:
-            std, mean = torch.std_mean(advantage, 1, keepdim=True)
-            advantage = (advantage - mean) / (std + 1e-8)
         log_ratio = log_prob - part.log_prob
         ratio = log_ratio.exp()
-        policy_loss = policy_gradient.clipped_surrogate(ratio, advantage, clip_range).mean(1)
+        surrogate = policy_gradient.clipped_surrogate(ratio, part.advantage, clip_range)
         if config.clip_range_value is None:
-            value_loss = (value - part.target).square().mean(1)
+            squared = (value - part.target).square()
         else:
-            value_loss = policy_gradient.clipped_value(value, part.value, part.target, config.clip_range_value).mean(1)
-        entropy = entropy.mean(1)
-        loss = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * entropy
+            squared = policy_gradient.clipped_value(value, part.value, part.target, config.clip_range_value)
+        loss = surrogate + config.value_coefficient * squared
+        if config.entropy_coefficient:
+            loss = loss - config.entropy_coefficient * entropy
         with torch.no_grad():
-            kl = policy_gradient.approx_kl(log_ratio).mean(1)
-            clipped = ((ratio - 1).abs() > clip_range).float().mean(1)
-            return loss, torch.stack((policy_loss, value_loss, entropy, kl, clipped))
+            kl = policy_gradient.approx_kl(log_ratio)
+            clipped = (ratio - 1).abs() > clip_range
+            metrics = torch.stack((surrogate, squared, entropy, kl, clipped.float())).mean(-1)
+        return loss.mean(1), metrics
 
     def _normalised(self, obs: Tensor) -> Tensor:
         return obs if self.observations is None else self.observations(obs)
@@ -188,10 +203,6 @@ class PPO(Agent):
         self.discounted = sums[:, -1] * ~batch.episode_end[:, -1]
         self.rewards.update(sums.flatten(1))
         return self.rewards.rescale(batch.reward.flatten(1)).view(batch.reward.shape)
-
-    def _observe(self, batch: Rollout) -> None:
-        if self.observations is not None:
-            self.observations.update(batch.obs.flatten(1, 2))
 
 
 class _Samples(NamedTuple):
