@@ -63,7 +63,7 @@ def encode(points: Points) -> dict[str, Any]:
 
 
 def decode(steps: bytes, values: bytes, times: bytes) -> Points:
-    """The points of a chunk, or of consecutive ones joined."""
+    """The points of a chunk."""
     return np.frombuffer(steps, "<i8"), np.frombuffer(values, "<f8"), np.frombuffer(times, "<f8")
 
 
@@ -126,8 +126,10 @@ def series(session: Session, run_id: str, key: str) -> tuple[Ints, Floats]:
         .order_by(_chunks.c.first_step)
     )
     rows = session.execute(query, execution_options={"binary_results": True}).all()
-    steps, values, _ = decode(b"".join(row[0] for row in rows), b"".join(row[1] for row in rows), b"")
-    return steps, values
+    if not rows:
+        return np.empty(0, np.int64), np.empty(0)
+    steps = np.concatenate([np.frombuffer(steps, "<i8") for steps, _ in rows])
+    return steps, np.concatenate([np.frombuffer(values, "<f8") for _, values in rows])
 
 
 def downsample(steps: Ints, values: Floats, max_points: int) -> Buckets:
