@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.source import imported, parsed
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -190,6 +192,22 @@ class TestDependencies:
         names = required("worker", "postgres")
         assert {"torch", "gymnasium", "mujoco", "box2d"} <= names
         assert not names & {"fastapi", "uvicorn"}
+
+    @pytest.mark.parametrize(
+        ("folder", "extras"), [("app", ("api", "embedded")), ("worker", ("worker",)), ("trainyard", ("worker",))]
+    )
+    def test_what_is_imported_is_declared(self, folder: str, extras: tuple[str, ...]) -> None:
+        optional = PROJECT["optional-dependencies"]
+        texts = PROJECT["dependencies"] + [text for extra in (*extras, "service") for text in optional[extra]]
+        declared = {canonicalize_name(Requirement(text).name) for text in texts}
+        declared |= {"anyio", "kombu", "starlette"}  # their own users' interfaces: FastAPI and Celery hand them out
+        owners = packages_distributions()
+        known = sys.stdlib_module_names | {"app", "worker", "trainyard"}
+        for path, tree in parsed(folder):
+            for line, module in imported(tree):
+                top = module.split(".")[0]
+                fits = top in known or {canonicalize_name(name) for name in owners[top]} & declared
+                assert fits, f"{path}:{line} imports {module}"
 
     def test_everything_is_pinned(self) -> None:
         lines = (ROOT / "constraints.txt").read_text().splitlines()

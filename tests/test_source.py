@@ -3,11 +3,10 @@
 import ast
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.source import imported, parsed
 
 TORCH_DRAWS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli", "poisson"}
 TENSOR_DRAWS = {
@@ -25,12 +24,6 @@ NO_GENERATOR_POSSIBLE = {"rand_like", "randn_like", "randint_like", "manual_seed
 SEEDED = {"default_rng", "Generator", "PCG64", "Philox", "SeedSequence"}
 
 
-def parsed(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield path.relative_to(ROOT), ast.parse(path.read_text())
-
-
 def dotted(node: ast.expr) -> str:
     """``a.b.c`` of an attribute chain; the part that is no name is left empty."""
     if isinstance(node, ast.Attribute):
@@ -40,11 +33,10 @@ def dotted(node: ast.expr) -> str:
 
 def global_draws(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Calls that draw from, or seed, a generator shared by the whole process."""
+    for line, module in imported(tree):
+        if module == "random":
+            yield line, "import random"
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            if "random" in names:
-                yield node.lineno, "import random"
         if not isinstance(node, ast.Call):
             continue
         name = dotted(node.func)
@@ -95,13 +87,6 @@ def test_the_rule_on_draws_catches_what_it_should(source: str, caught: bool) -> 
 def test_schemas_import_only_pydantic_and_the_standard_library() -> None:
     allowed = sys.stdlib_module_names | {"pydantic", "pydantic_core"}
     for path, tree in parsed("app/schemas"):
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                modules = [node.module or ""]
-            else:
-                continue
-            for module in modules:
-                fits = module.split(".")[0] in allowed or module == "app.schemas" or module.startswith("app.schemas.")
-                assert fits, f"{path}:{node.lineno} imports {module}"
+        for line, module in imported(tree):
+            fits = module.split(".")[0] in allowed or module == "app.schemas" or module.startswith("app.schemas.")
+            assert fits, f"{path}:{line} imports {module}"
