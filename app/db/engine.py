@@ -11,6 +11,8 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 BUSY_TIMEOUT_MS = 15_000
 CONNECT_TIMEOUT_S = 5
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+"""PostgreSQL: a server that cannot be reached is noticed within half a minute, not after hours."""
 STALL_MS = 15_000
 """PostgreSQL: how long to wait for a lock, and how long a process may hold its own without saying anything.
 
@@ -35,6 +37,7 @@ def make_engine(url: str, *, pool_size: int = 5) -> Engine:
             pool_pre_ping=True,
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT_S,
+                **_KEEPALIVE,
                 "options": f"-c lock_timeout={STALL_MS} -c idle_in_transaction_session_timeout={STALL_MS}",
             },
         )
