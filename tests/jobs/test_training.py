@@ -5,7 +5,7 @@ import time
 
 from sqlalchemy import select
 
-from app.db.models import LogLine, Worker
+from app.db.models import Experiment, LogLine, Worker
 from app.schemas.bundle import PolicyBundle
 from tests.jobs.scene import Stage, descendants, eventually, trainers
 
@@ -72,6 +72,17 @@ def test_a_job_that_keeps_crashing_is_given_up(stage: Stage) -> None:
     with stage.database.reading() as session:
         lines = [line.text for line in session.scalars(select(LogLine))]
     assert any("Traceback" in line for line in lines)
+
+
+def test_a_stored_spec_that_cannot_be_read_fails_the_run_at_once(stage: Stage) -> None:
+    [run_id] = stage.post()
+    with stage.database.writing() as session:
+        experiment = session.scalars(select(Experiment)).one()
+        experiment.spec = experiment.spec | {"algorithm": {"name": "forgotten"}}
+    stage.start_worker()
+    run = stage.await_status(run_id, "failed")
+    assert run.reason_code == "invalid_spec"
+    assert run.reason_message is not None and "forgotten" in run.reason_message
 
 
 def test_the_best_job_goes_first(stage: Stage) -> None:

@@ -40,7 +40,9 @@ class Control(threading.Thread):
         return self._jobs.get()
 
     def terminate(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handler of SIGTERM: as if the supervisor had said so."""
+        """Handler of SIGTERM: as if the supervisor had said so. A spare has nothing to save."""
+        if not self._lease:
+            end_group()
         self.preempt = True
 
     def run(self) -> None:

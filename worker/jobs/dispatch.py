@@ -23,9 +23,9 @@ def _work_once(host: Host, device: str) -> bool:
     with host.slots.take(device) as slot:
         if slot is None or (claim := host.claim(device)) is None:
             return False
-        host.training[claim.job_id] = claim.attempt
+        host.training.add(claim.job_id)
         try:
-            Supervisor(host, claim, slot, host.spares.take()).run()
+            Supervisor(host, claim, slot).run()
         finally:
-            host.training.pop(claim.job_id, None)
+            host.training.discard(claim.job_id)
         return True

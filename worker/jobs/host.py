@@ -37,8 +37,8 @@ class Host:
         )
         self.stopping = False
         """Set by a signal handler, read by the supervisors."""
-        self.training: dict[str, int] = {}
-        """Jobs whose trainers run here, and their attempts."""
+        self.training: set[str] = set()
+        """Jobs whose trainers run here: not to be claimed again, should their leases be lost."""
         self._stopped = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._sweeper = Sweeper(

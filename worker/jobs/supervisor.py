@@ -6,7 +6,8 @@ Runs in a thread of the worker and never loads torch.
 import logging
 import signal
 import time
-from dataclasses import dataclass, field
+
+from pydantic import ValidationError
 
 from app.db.repositories import jobs, logs, runs
 from app.db.repositories.jobs import Claim
@@ -14,6 +15,7 @@ from app.schemas.experiment import ExperimentSpec
 from app.schemas.packing import threads
 from worker.jobs.away import DATABASE_AWAY
 from worker.jobs.host import Host
+from worker.jobs.logs import LogBuffer
 from worker.jobs.process import TrainerProcess
 from worker.jobs.protocol import JobMessage, Verdict
 from worker.jobs.slots import Slot
@@ -35,52 +37,61 @@ RECORD_SECONDS = 600.0
 """How long an end is kept for a database that is away; after that the lease tells it."""
 
 
-@dataclass
 class Supervisor:
-    """One attempt at one job."""
+    """One attempt at one job, in one slot."""
 
-    host: Host
-    claim: Claim
-    slot: Slot
-    process: TrainerProcess
-    orders: dict[str, str] = field(default_factory=dict)
-    preempting_since: float | None = None
-    killed: bool = False
-    stale: bool = False
+    def __init__(self, host: Host, claim: Claim, slot: Slot) -> None:
+        self._host = host
+        self._claim = claim
+        self._slot = slot
+        self._lease = host.settings.lease_seconds
+        self._orders: dict[str, str] = {}
+        self._preempting_since: float | None = None
+        self._killed = False
+        self._stale = False
 
     def run(self) -> None:
         """Supervise until the trainer has ended, and record how."""
-        job = JobMessage.of(
-            self.claim,
-            database_url=self.host.settings.database_url,
-            artifacts_dir=str(self.host.settings.artifacts_dir),
-            lease_seconds=self.host.settings.lease_seconds,
-            device=self._device(),
-            threads=threads(ExperimentSpec.model_validate(self.claim.spec), len(self.claim.runs)),
-        )
-        self.process.send({"type": "job", "job": job.model_dump(mode="json")})
-        self.process.tick(self.host.settings.lease_seconds / 4)
         try:
-            self._watch()
+            job = self._message()
+        except ValidationError as error:
+            message = f"this version cannot train the stored spec: {error}"
+            self._record(Verdict("invalid_spec", message, retryable=False), LogBuffer())
+        else:
+            self._supervise(job)
+
+    def _supervise(self, job: JobMessage) -> None:
+        process = self._host.spares.take()
+        try:
+            process.send({"type": "job", "job": job.model_dump(mode="json")})
+            process.tick(self._lease / 4)
+            self._watch(process)
         finally:
-            self.process.tick(None)
-            ending = END_SECONDS if self.process.verdict else 0
-            status = self.process.wait(ending)
-        if not self.stale:
-            self._record(self._verdict(status))
+            process.tick(None)
+            status = process.wait(END_SECONDS if process.verdict else 0)
+        if not self._stale:
+            self._record(self._verdict(process, status), process.log)
 
-    def _device(self) -> str:
-        asked = self.claim.spec["resources"]["device"]
-        return "cpu" if asked == "cpu" else self.slot.device
+    def _message(self) -> JobMessage:
+        settings = self._host.settings
+        spec = ExperimentSpec.model_validate(self._claim.spec)
+        return JobMessage.of(
+            self._claim,
+            database_url=settings.database_url,
+            artifacts_dir=str(settings.artifacts_dir),
+            lease_seconds=self._lease,
+            device="cpu" if spec.resources.device == "cpu" else self._slot.device,
+            threads=threads(spec, len(self._claim.runs)),
+        )
 
-    def _watch(self) -> None:
+    def _watch(self, process: TrainerProcess) -> None:
         """Return once the trainer has given its verdict or ended, or has been killed."""
-        renew_every = self.host.settings.lease_seconds / 3
+        renew_every = self._lease / 3
         next_renewal = time.monotonic() + renew_every
         next_watch = next_log = 0.0
-        while self.process.alive() and self.process.verdict is None:
+        while process.alive() and process.verdict is None:
             now = time.monotonic()
-            if self.host.stopping and not self._preempt(now):
+            if self._host.stopping and not self._preempt(process, now):
                 return
             try:
                 if now >= next_renewal:
@@ -88,73 +99,72 @@ class Supervisor:
                     self._renew()
                 if now >= next_watch:
                     next_watch = now + WATCH_SECONDS
-                    self._obey()
+                    self._obey(process)
                 if now >= next_log:
                     next_log = now + LOG_SECONDS
-                    self._write_log()
+                    self._write_log(process.log)
             except DATABASE_AWAY as error:
-                log.warning("job %s: the database is away: %s", self.claim.job_id, error)
+                log.warning("job %s: the database is away: %s", self._claim.job_id, error)
                 next_renewal = min(next_renewal, now + 1)
-            if self.killed or self.stale:
+            if self._killed or self._stale:
                 return
-            self.process.changed.wait(WAKE_SECONDS)
+            process.changed.wait(WAKE_SECONDS)
 
-    def _preempt(self, now: float) -> bool:
+    def _preempt(self, process: TrainerProcess, now: float) -> bool:
         """Tell the trainer, once, to checkpoint and end; False when it has had its time."""
-        if self.preempting_since is None:
-            self.preempting_since = now
-            self.process.send({"type": "preempt"})
-        return now < self.preempting_since + PREEMPT_SECONDS
+        if self._preempting_since is None:
+            self._preempting_since = now
+            process.send({"type": "preempt"})
+        return now < self._preempting_since + PREEMPT_SECONDS
 
     def _renew(self) -> None:
-        with self.host.database.writing() as session:
-            lease = self.host.settings.lease_seconds
-            self.stale = not jobs.renew(
-                session, job_id=self.claim.job_id, attempt=self.claim.attempt, lease_seconds=lease
+        with self._host.database.writing() as session:
+            self._stale = not jobs.renew(
+                session, job_id=self._claim.job_id, attempt=self._claim.attempt, lease_seconds=self._lease
             )
 
-    def _obey(self) -> None:
-        with self.host.database.reading() as session:
-            orders = jobs.desires(session, job_id=self.claim.job_id, attempt=self.claim.attempt)
+    def _obey(self, process: TrainerProcess) -> None:
+        with self._host.database.reading() as session:
+            orders = jobs.desires(session, job_id=self._claim.job_id, attempt=self._claim.attempt)
             if orders is None:
-                self.stale = True
+                self._stale = True
                 return
             if orders and set(orders.values()) == {"kill"}:
-                self.killed = {run.id for run in runs.active(session, self.claim.job_id)} == set(orders)
-        if orders != self.orders:
-            self.orders = orders
-            self.process.send({"type": "desired", "runs": orders})
+                self._killed = {run.id for run in runs.active(session, self._claim.job_id)} == set(orders)
+        if orders != self._orders:
+            self._orders = orders
+            process.send({"type": "desired", "runs": orders})
 
-    def _write_log(self) -> None:
-        if lines := self.process.log.take():
-            with self.host.database.writing() as session:
-                logs.append(session, self.claim.job_id, self.claim.attempt, lines)
+    def _write_log(self, buffer: LogBuffer) -> None:
+        if lines := buffer.take():
+            with self._host.database.writing() as session:
+                logs.append(session, self._claim.job_id, self._claim.attempt, lines)
 
-    def _verdict(self, status: int) -> Verdict:
+    def _verdict(self, process: TrainerProcess, status: int) -> Verdict:
         """How the attempt ended, in words where the trainer had none left."""
-        if self.killed:
+        if self._killed:
             return Verdict("killed", "killed by the user")
-        if self.process.verdict is not None:
-            return self.process.verdict
-        if self.preempting_since is not None:
+        if process.verdict is not None:
+            return process.verdict
+        if self._preempting_since is not None:
             return Verdict("preempted", "its worker shut down before it could checkpoint")
         if status < 0:
             name = signal.Signals(-status).name
             hint = ", most likely because memory ran out" if -status == signal.SIGKILL else ""
             return Verdict("trainer_killed", f"the trainer process was ended by {name}{hint}")
-        said = f": {self.process.log.last}" if self.process.log.last else ""
+        said = f": {process.log.last}" if process.log.last else ""
         return Verdict("trainer_ended", f"the trainer process ended with status {status} and no verdict{said}")
 
-    def _record(self, verdict: Verdict) -> None:
+    def _record(self, verdict: Verdict, buffer: LogBuffer) -> None:
         give_up = time.monotonic() + RECORD_SECONDS
         while True:
             try:
-                self._write_log()
-                with self.host.database.writing() as session:
+                self._write_log(buffer)
+                with self._host.database.writing() as session:
                     jobs.release(
                         session,
-                        job_id=self.claim.job_id,
-                        attempt=self.claim.attempt,
+                        job_id=self._claim.job_id,
+                        attempt=self._claim.attempt,
                         outcome=OUTCOMES.get(verdict.code, "crashed"),
                         code=None if verdict.code == "done" else verdict.code,
                         message=verdict.message or None,
@@ -162,7 +172,7 @@ class Supervisor:
                     )
                 return
             except DATABASE_AWAY as error:
-                if self.host.stopping or time.monotonic() > give_up:
-                    log.error("job %s: its end (%s) could not be recorded: %s", self.claim.job_id, verdict.code, error)
+                if self._host.stopping or time.monotonic() > give_up:
+                    log.error("job %s: its end (%s) could not be recorded: %s", self._claim.job_id, verdict.code, error)
                     return
                 time.sleep(1)
