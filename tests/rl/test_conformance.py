@@ -176,3 +176,14 @@ def test_a_loaded_agent_acts_alike(case: Case) -> None:
     other.select([2, 0])
     selected = other.act(obs[[2, 0]], Noise([13, 11]), explore=False).action
     torch.testing.assert_close(selected, agent.act(obs, Noise(SEEDS), explore=False).action[[2, 0]])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_a_run_on_a_gpu_resumes_there_and_here(case: Case) -> None:
+    first = run(case, device="cuda")
+    assert {outcome for outcome, _, _ in first.finished.values()} == {"succeeded"}
+    assert all(np.isfinite(value) for points in first.series[11].values() for _, value in points)
+    for device in ("cuda", "cpu"):
+        resumed = run(case, device=device, resume=first.states[0][1])
+        assert {outcome for outcome, _, _ in resumed.finished.values()} == {"succeeded"}

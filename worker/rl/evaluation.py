@@ -9,6 +9,7 @@ import torch
 from app.schemas.experiment import EnvironmentSpec
 from worker.rl import envs
 from worker.rl.algorithms.agent import Agent
+from worker.rl.envs import VectorEnv
 from worker.rl.noise import Noise
 
 COPIES = 16
@@ -38,13 +39,16 @@ class Evaluator:
         self.episodes = episodes
         self.device = torch.device(device)
         self.copies = min(episodes, COPIES)
-        self._envs = envs.make(environment, self.seeds, self.copies, purpose="evaluation")
+        self._environment = environment
+        self._envs: VectorEnv | None = None
         # Copy i plays episodes i, i + copies, …
         self._quota = np.array([len(range(i, episodes, self.copies)) for i in range(self.copies)])
 
     def run(self, agent: Agent, index: int) -> Evaluation:
         """Evaluate ``agent``; the same ``index`` gives the same episodes to the same policy."""
         noise = Noise(self.seeds, self.device, purpose=f"evaluation/{index}")
+        if self._envs is None:  # made when first needed: training is to begin at once
+            self._envs = envs.make(self._environment, self.seeds, self.copies, purpose="evaluation")
         obs = self._envs.reset(index)
         shape = (len(self.seeds), self.copies)
         returns, lengths = np.zeros((*shape, self._quota.max())), np.zeros((*shape, self._quota.max()), np.int64)
@@ -68,10 +72,12 @@ class Evaluator:
     def select(self, keep: Sequence[int]) -> None:
         """Keep these replicas, in this order."""
         self.seeds = [self.seeds[i] for i in keep]
-        self._envs.select(keep)
+        if self._envs is not None:
+            self._envs.select(keep)
 
     def close(self) -> None:
-        self._envs.close()
+        if self._envs is not None:
+            self._envs.close()
 
     def _in_order(self, by_copy: np.ndarray) -> np.ndarray:
         """(R, copies, rounds) -> (R, episodes) by number of the episode."""

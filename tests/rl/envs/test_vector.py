@@ -3,6 +3,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Discrete
 
 from app.schemas.experiment import EnvironmentSpec
@@ -120,6 +121,24 @@ def test_failures_of_the_environment_name_it() -> None:
     with pytest.raises(EnvironmentFailure, match="Toy-v0 cannot be made"):
         made("Toy-v0", colour="red")
     assert not EnvironmentFailure.retryable
+
+
+def test_threads_change_nothing() -> None:
+    one = made("InvertedPendulum-v5", 4)
+    torch.set_num_threads(2)
+    try:
+        two = made("InvertedPendulum-v5", 4)
+    finally:
+        torch.set_num_threads(1)
+    assert one._threads is None and two._threads is not None
+    action = np.random.default_rng(0).uniform(-3, 3, (40, 2, 4, 1)).astype(np.float32)
+    assert np.array_equal(one.reset(0), two.reset(0))
+    for i in range(40):
+        assert all(np.array_equal(a, b) for a, b in zip(one.step(action[i]), two.step(action[i]), strict=True))
+    two.select([1])
+    one.select([1])
+    assert all(np.array_equal(a, b) for a, b in zip(one.step(action[0][:1]), two.step(action[0][:1]), strict=True))
+    two.close()
 
 
 def test_toys_are_environments() -> None:

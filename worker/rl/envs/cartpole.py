@@ -36,6 +36,7 @@ class CartPole:
     ) -> None:
         env = gymnasium.make("CartPole-v1", disable_env_checker=True)
         self.spec = EnvSpec.of("CartPole-v1", env.observation_space, env.action_space)
+        env.close()
         self.num_envs = num_envs
         self._seeds, self._purpose, self._punish = list(seeds), purpose, sutton_barto_reward
         self._state = np.zeros((4, len(self._seeds) * num_envs))

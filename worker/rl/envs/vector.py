@@ -1,15 +1,21 @@
 """What drivers see of environments, and the backend that fits every gymnasium environment."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
+import torch
 
 from app.schemas.environments import BoxSpace, DiscreteSpace
+from worker.rl.envs.mujoco import is_mujoco, listen
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
 from worker.rl.noise import derive_seed
+
+THREADED = 8
+"""Copies of a MuJoCo environment from which threads share them."""
 
 
 class Step(NamedTuple):
@@ -58,6 +64,8 @@ def make_one(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     Raises:
         EnvironmentFailure: when it can't be made.
     """
+    if is_mujoco(env_id):
+        listen()
     try:
         return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
     except Exception as error:
@@ -74,6 +82,7 @@ class LoopVectorEnv:
         self._id, self._purpose = env_id, purpose
         self._seeds = list(seeds)
         self._envs: list[gymnasium.Env] = []
+        self._threads: ThreadPoolExecutor | None = None
         for _ in range(len(self._seeds) * num_envs):
             self._envs.append(make_one(env_id, kwargs))
         try:
@@ -86,6 +95,9 @@ class LoopVectorEnv:
         self._box = (
             (self.spec.action_low.numpy(), self.spec.action_high.numpy()) if isinstance(space, BoxSpace) else None
         )
+        # MuJoCo steps without the interpreter's lock; for fewer copies handing them out costs more than it saves.
+        if is_mujoco(env_id) and len(self._envs) >= THREADED and torch.get_num_threads() > 1:
+            self._threads = ThreadPoolExecutor(torch.get_num_threads(), "env")
         self._allocate()
 
     def reset(self, cut: int) -> np.ndarray:
@@ -103,11 +115,13 @@ class LoopVectorEnv:
         flat = action.reshape(len(self._envs), *action.shape[2:])
         if self._box is not None:
             flat = flat.clip(*self._box)
-        for i, env in enumerate(self._envs):
-            try:
-                self._step_one(i, env, flat[i] if self._start is None else flat[i] + self._start)
-            except Exception as error:
-                raise self._failure("step", error) from error
+        if self._start is not None:
+            flat = flat + self._start
+        if self._threads is None:
+            self._step_some(range(len(self._envs)), flat)
+        else:
+            for _ in self._threads.map(self._step_some, self._shares, [flat] * len(self._shares)):
+                pass
         return Step(*map(self._shaped, (self._obs, self._reward, self._terminated, self._truncated, self._next_obs)))
 
     def select(self, keep: Sequence[int]) -> None:
@@ -120,15 +134,22 @@ class LoopVectorEnv:
         self._allocate()
 
     def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown()
         for env in self._envs:
             env.close()
 
-    def _step_one(self, i: int, env: gymnasium.Env, action: Any) -> None:
-        obs, reward, terminated, truncated, _ = env.step(action)
-        self._next_obs[i] = obs
-        self._reward[i] = reward
-        self._terminated[i], self._truncated[i] = terminated, truncated
-        self._obs[i] = env.reset()[0] if terminated or truncated else obs
+    def _step_some(self, which: range, actions: np.ndarray) -> None:
+        for i in which:
+            env = self._envs[i]
+            try:
+                obs, reward, terminated, truncated, _ = env.step(actions[i])
+                self._next_obs[i] = obs
+                self._reward[i] = reward
+                self._terminated[i], self._truncated[i] = terminated, truncated
+                self._obs[i] = env.reset()[0] if terminated or truncated else obs
+            except Exception as error:
+                raise self._failure("step", error) from error
 
     def _allocate(self) -> None:
         count, shape = len(self._envs), self.spec.observation_shape
@@ -136,6 +157,8 @@ class LoopVectorEnv:
         self._obs, self._next_obs = np.zeros((count, *shape), dtype), np.zeros((count, *shape), dtype)
         self._reward = np.zeros(count, np.float32)
         self._terminated, self._truncated = np.zeros(count, bool), np.zeros(count, bool)
+        each = -(-count // torch.get_num_threads())
+        self._shares = [range(i, min(i + each, count)) for i in range(0, count, each)]
 
     def _shaped(self, array: np.ndarray) -> np.ndarray:
         return array.reshape(len(self._seeds), self.num_envs, *array.shape[1:])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from worker.rl.noise import derive_seed
 
 M = TypeVar("M", bound=nn.Module)
-_LARGE = 4096
+_LARGE = 8192
 
 
 def tanh(x: Tensor) -> Tensor:
