@@ -52,7 +52,7 @@ class Scores:
     def add(self, means: np.ndarray) -> list[int]:
         """Take in an evaluation, (R,); the replicas that did better than ever."""
         self.latest = torch.from_numpy(means)
-        better = ~(self.latest <= self.best)
+        better = ~(self.latest.isnan() | (self.latest <= self.best))
         self.best = torch.where(better, self.latest, self.best)
         return [int(r) for r in better.nonzero()]
 
