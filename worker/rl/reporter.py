@@ -94,7 +94,7 @@ class MemoryReporter:
 
     seeds: list[int]
     orders: dict[int, dict[int, Order]] = field(default_factory=dict)
-    """Orders to hand out: env step -> seed -> order, given once at the first poll from that step on."""
+    """What users want: env step -> seed -> order, from the first poll after that step on."""
     active: list[int] = field(init=False)
     env_step: int = 0
     series: dict[int, dict[str, list[tuple[int, float]]]] = field(default_factory=dict)
@@ -140,13 +140,12 @@ class MemoryReporter:
         self.states.append((env_step, state))
 
     def poll(self) -> Mapping[int, Order]:
-        due = [step for step in self.orders if step <= self.env_step]
-        return {
-            self.active.index(seed): order
-            for step in due
-            for seed, order in self.orders.pop(step).items()
-            if seed in self.active
+        if not self.orders:
+            return {}
+        wanted = {
+            s: order for step, orders in self.orders.items() if step <= self.env_step for s, order in orders.items()
         }
+        return {self.active.index(seed): order for seed, order in wanted.items() if seed in self.active}
 
     def finish(
         self, replica: int, outcome: Outcome, result: Result | None, reason: Reason | None, state: State | None

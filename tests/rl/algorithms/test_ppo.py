@@ -159,7 +159,8 @@ def test_truncation_is_bootstrapped() -> None:
     storage = RolloutStorage(2, 4, 16, ((1,), torch.float32), ((), torch.int64), torch.device("cpu"))
     noise, obs = Noise(SEEDS), env.reset(0)
     for _ in range(120):
-        obs = collect(agent, env, storage, noise, obs)
+        obs = collect(agent, env, storage, noise, obs, lambda: False)
+        assert obs is not None
         agent.update(storage.rollout(obs, np.zeros(2, bool)), noise)
     value = agent.network(torch.zeros(2, 1, 1))[1].flatten().tolist()
     assert value == pytest.approx([10.0, 10.0], abs=0.3)

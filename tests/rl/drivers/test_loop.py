@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.rl import toys
-from worker.rl.drivers import train
+from worker.rl.drivers import loop, train
 from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
 from worker.rl.reporter import MemoryReporter, State
 
@@ -104,6 +104,14 @@ def test_kill_leaves_no_checkpoint() -> None:
 def test_all_cancelled_ends_the_driver() -> None:
     reporter = run(orders={STEP: dict.fromkeys(SEEDS, "cancel")})
     assert set(reporter.finished) == set(SEEDS) and reporter.states == [] and reporter.active == []
+
+
+@pytest.mark.parametrize("order", ["cancel", "kill"])
+def test_a_rollout_for_nobody_is_not_finished(monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
+    monkeypatch.setattr(loop, "ASK_EVERY", 0.0)
+    reporter = run(orders={0: dict.fromkeys(SEEDS, order)})
+    assert {outcome for outcome, _, _ in reporter.finished.values()} == {"cancelled"}
+    assert [kinds(reporter, seed) for seed in SEEDS] == [[(0, "final")] if order == "cancel" else []] * 3
 
 
 def test_runs_paused_out_of_a_pack_go_on_alone(whole: MemoryReporter) -> None:

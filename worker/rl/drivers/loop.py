@@ -23,6 +23,9 @@ from worker.rl.evaluation import Evaluator
 from worker.rl.noise import Noise
 from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, Reporter, Result, State
 
+ASK_EVERY = 0.25
+"""Seconds between two looks at what users want while a rollout is collected."""
+
 
 class Part(Protocol):
     """A part of a driver that belongs to the resume state and carries the replica axis."""
@@ -111,6 +114,7 @@ class Loop:
         self._orders: Mapping[int, Order] = {}
         self._metrics: Mapping[str, Tensor] = {}
         self._seen = self._evaluated = 0
+        self._asked = 0.0
 
     def begin(self, resume: State | None) -> np.ndarray:
         """Load the state, if any, and reset the environments: obs (R, N, …)."""
@@ -138,6 +142,18 @@ class Loop:
             cut[:] = True
         cut[[r for r, order in self._orders.items() if order == "pause"]] = True
         return cut
+
+    def stopped(self) -> bool:
+        """Whether all are to be cancelled or killed: then a rollout need not be finished. Asks four times a second."""
+        now = time.perf_counter()
+        if now - self._asked < ASK_EVERY:
+            return False
+        self._asked = now
+        orders = self.reporter.poll()
+        if len(orders) < self.replicas or not set(orders.values()) <= {"cancel", "kill"}:
+            return False
+        self._orders = orders
+        return True
 
     def record(self, metrics: Mapping[str, Tensor]) -> None:
         """Metrics of an update, (R,) each, left on the device until they are reported."""
@@ -196,6 +212,8 @@ class Loop:
 
     def _emit(self) -> set[int]:
         """Report what was measured since the last time. The replicas that diverged, already finished."""
+        if self.env_step == self._emitted:  # stopped before anything new was learned
+            return set()
         values = self.episodes.take()
         rate = (self.env_step - self._emitted) / max(time.perf_counter() - self._clock, 1e-9)
         values["train/env_steps_per_second"] = np.full(self.replicas, rate)

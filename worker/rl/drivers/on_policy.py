@@ -1,5 +1,7 @@
 """Collect a rollout with the current policy, learn from it, throw it away."""
 
+from collections.abc import Callable
+from contextlib import closing
 from typing import Protocol, cast
 
 import numpy as np
@@ -41,22 +43,29 @@ def run(
         device,
     )
     per_rollout = steps * env.num_envs
-    loop = Loop(spec, seeds, agent, env, reporter, device, emit_every=per_rollout, followers=[storage])
-    obs: np.ndarray | None = loop.begin(resume)
-    while obs is not None:
-        obs = collect(agent, env, storage, loop.noise, obs)
-        loop.advance(per_rollout)
-        loop.episodes.add(storage.reward, storage.episode_end)
-        rollout = storage.rollout(obs, loop.look())
-        loop.record(agent.update(rollout, loop.noise).metrics)
-        obs = loop.turn(obs)
-    loop.close()
+    with closing(Loop(spec, seeds, agent, env, reporter, device, emit_every=per_rollout, followers=[storage])) as loop:
+        obs: np.ndarray | None = loop.begin(resume)
+        while obs is not None:
+            after = collect(agent, env, storage, loop.noise, obs, loop.stopped)
+            if after is None:
+                loop.turn(obs)
+                return
+            obs = after
+            loop.advance(per_rollout)
+            loop.episodes.add(storage.reward, storage.episode_end)
+            rollout = storage.rollout(obs, loop.look())
+            loop.record(agent.update(rollout, loop.noise).metrics)
+            obs = loop.turn(obs)
 
 
-def collect(agent: Agent, env: VectorEnv, storage: RolloutStorage, noise: Noise, obs: np.ndarray) -> np.ndarray:
-    """Fill the storage, acting on from ``obs``; the observations to act on next."""
+def collect(
+    agent: Agent, env: VectorEnv, storage: RolloutStorage, noise: Noise, obs: np.ndarray, stopped: Callable[[], bool]
+) -> np.ndarray | None:
+    """Fill the storage, acting on from ``obs``; the observations to act on next, or None when ``stopped``."""
     storage.begin()
     for t in range(storage.steps):
+        if stopped():
+            return None
         action = agent.act(storage.observe(t, obs), noise, explore=True).action
         step = env.step(action.cpu().numpy())
         storage.add(t, action, step.reward, step.terminated, step.truncated, step.next_obs)
