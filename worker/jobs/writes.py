@@ -127,7 +127,9 @@ class Checkpoint(Write):
 
 @dataclass
 class Publish(Write):
-    """The job's resume state. ``saved`` is set once it is on disk and out of memory."""
+    """The job's resume state. ``saved`` is set once it is on disk and out of memory; training may wait for that."""
+
+    urgent: ClassVar[bool] = True
 
     fence: Fence
     folders: Folders
