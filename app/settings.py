@@ -1,6 +1,7 @@
 """Settings, from ``TRAINYARD_*`` environment variables. What would be unsafe to run with is refused at start-up."""
 
 import ipaddress
+import re
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Self
@@ -63,9 +64,9 @@ class Settings(BaseSettings):
     queues: Names = ("default",)
     """Queues this worker takes jobs from."""
     slots: int | None = Field(None, ge=1, le=1024)
-    """Jobs this worker trains at once on the CPU; None: half of the cores."""
+    """Jobs this worker trains at once on the CPU; None: half of the cores, or none where there is a GPU."""
     devices: Names = ()
-    """One slot per entry, ``cpu`` or ``cuda:N``; empty: ``slots`` times ``cpu``."""
+    """One slot per entry, ``cpu`` or ``cuda:N``; empty: ``slots`` times ``cpu``, else one per GPU."""
     spares: int = Field(1, ge=0, le=16)
     """Warm trainer processes waiting for a job."""
 
@@ -73,6 +74,14 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().resolve()
+
+    @field_validator("devices")
+    @classmethod
+    def _devices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for device in value:
+            if not re.fullmatch(r"cpu|cuda:\d{1,3}", device):
+                raise ValueError(f"TRAINYARD_DEVICES: {device!r} is neither cpu nor cuda:N")
+        return value
 
     @model_validator(mode="after")
     def _refuse_what_is_unsafe(self) -> Self:

@@ -6,6 +6,7 @@ import warnings
 
 from celery.platforms import SecurityWarning
 from celery.signals import worker_shutting_down
+from pydantic import ValidationError
 
 from app.settings import get_settings
 from worker import tasks
@@ -19,7 +20,10 @@ def main() -> int:
     for noisy in ("celery", "kombu"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     warnings.simplefilter("ignore", SecurityWarning)  # it warns root of messages that run code; these are JSON
-    settings = get_settings()
+    try:
+        settings = get_settings()
+    except ValidationError as error:
+        sys.exit(f"trainyard worker: {error}")
     if settings.broker_url is None:
         sys.exit("trainyard worker: TRAINYARD_BROKER_URL is not set")
     host = Host(settings)

@@ -3,7 +3,9 @@
 import threading
 
 import pytest
+from pydantic import ValidationError
 
+from app.settings import Settings
 from worker.jobs import slots
 from worker.jobs.slots import Slots
 
@@ -25,6 +27,12 @@ def test_half_of_the_cores_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     assert slots.devices((), 1) == ("cpu",)
     monkeypatch.setattr(slots, "cores", lambda: 1)
     assert slots.devices((), None) == ("cpu",)
+
+
+def test_a_device_that_does_not_exist_is_refused() -> None:
+    assert Settings(devices=("cpu", "cuda:7")).devices == ("cpu", "cuda:7")
+    with pytest.raises(ValidationError, match="neither cpu nor cuda:N"):
+        Settings(devices=("cuda",))
 
 
 def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
