@@ -8,8 +8,10 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+import psutil
 import torch
 
 from app.schemas.experiment import ExperimentSpec, resolve
@@ -36,21 +38,36 @@ class Stopwatch(MemoryReporter):
         self.ended = time.perf_counter()
 
 
-def direct(spec: ExperimentSpec, seeds: Sequence[int]) -> float:
-    """Seconds of training in this process."""
+@dataclass(frozen=True)
+class Cost:
+    """Of one training: seconds from its first step to its end, and processor seconds of the process that trained."""
+
+    wall: float
+    cpu: float
+
+
+def direct(spec: ExperimentSpec, seeds: Sequence[int]) -> Cost:
+    """Training in this process."""
     reporter = Stopwatch(list(seeds))
+    before = time.process_time()
     drivers.train(spec, seeds, reporter)
-    return reporter.ended - reporter.began
+    return Cost(reporter.ended - reporter.began, time.process_time() - before)
 
 
-def through(running: Service, spec: ExperimentSpec, seeds: Sequence[int]) -> float:
-    """Seconds of training through the service."""
+def through(running: Service, spec: ExperimentSpec, seeds: Sequence[int]) -> Cost:
+    """Training through the service."""
     running.await_spare()
+    [trainer] = running.children("worker.jobs.trainer")
+    before = latest = sum(trainer.cpu_times()[:2])
     runs = running.post(spec.model_dump(mode="json") | {"seeds": list(seeds)})
+    with suppress(psutil.NoSuchProcess):
+        while trainer.status() != psutil.STATUS_ZOMBIE:
+            latest = sum(trainer.cpu_times()[:2])
+            time.sleep(0.02)
     for run_id in runs:
         running.await_status(run_id, "succeeded", every=0.5)
     times = [running.times(run_id) for run_id in runs]
-    return max(ended for _, ended in times) - min(began for began, _ in times)
+    return Cost(max(ended for _, ended in times) - min(began for began, _ in times), latest - before)
 
 
 def main() -> None:
@@ -68,11 +85,15 @@ def main() -> None:
     with service() as running:
         for _ in range(arguments.pairs):
             pairs.append((direct(spec, seeds), through(running, spec, seeds)))
-            print(f"  driver {pairs[-1][0]:.2f} s, service {pairs[-1][1]:.2f} s")
-    ratio = statistics.median(t for _, t in pairs) / statistics.median(d for d, _ in pairs)
-    rate = arguments.env_steps * arguments.seeds / statistics.median(t for _, t in pairs)
-    print(f"{arguments.seeds} seeds of {arguments.env_steps} env steps: {rate:.0f} env steps/s through the service,")
-    print(f"which costs {100 * (ratio - 1):+.1f} %")
+            alone, served = pairs[-1]
+            print(
+                f"  driver {alone.wall:.2f} s ({alone.cpu:.2f} s of processor time), "
+                f"service {served.wall:.2f} s ({served.cpu:.2f} s)"
+            )
+    wall = statistics.median(served.wall for _, served in pairs) / statistics.median(alone.wall for alone, _ in pairs)
+    cpu = statistics.median(served.cpu for _, served in pairs) / statistics.median(alone.cpu for alone, _ in pairs)
+    print(f"{arguments.seeds} seeds of {arguments.env_steps} env steps: the service costs {100 * (wall - 1):+.1f} % of")
+    print(f"time, and {100 * (cpu - 1):+.1f} % of the trainer's processor time (which counts on a busy machine)")
 
 
 if __name__ == "__main__":
