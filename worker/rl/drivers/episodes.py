@@ -15,13 +15,15 @@ class Episodes:
 
     def add(self, reward: np.ndarray, ended: np.ndarray) -> None:
         """Take in steps (R, T, N); ``ended`` where an episode terminated or was truncated."""
+        if not ended.any():
+            self._return += reward.sum(1, dtype=np.float64, keepdims=True)
+            self._length += reward.shape[1]
+            return
         returns = reward.cumsum(1, dtype=np.float64) + self._return
         steps = reward.shape[1]
         lengths = np.arange(1, steps + 1).reshape(1, -1, 1) + self._length
         self._return, self._length = returns[:, -1:].copy(), lengths[:, -1:].copy()
         r, n, t = np.nonzero(ended.transpose(0, 2, 1))
-        if not r.size:
-            return
         first = np.ones(r.size, bool)
         first[1:] = (r[1:] != r[:-1]) | (n[1:] != n[:-1])
         last = np.append(first[1:], True)

@@ -62,7 +62,8 @@ def run(
         loop.advance(env.num_envs)
         reporter.progress(loop.env_step)
         loop.episodes.add(step.reward[:, None], ended[:, None])
-        replay.ring.cut(loop.look())
+        if (cut := loop.look()).any():
+            replay.ring.cut(cut)
         due = rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
         if due:
             with precision.for_rows(loop.replicas * config.batch_size, min(config.hidden_sizes)):

@@ -109,11 +109,11 @@ class Ring:
         """
         if index.size and not 0 <= index.min() <= index.max() < self.size * self.num_envs:
             raise IndexError(f"index outside the {self.size * self.num_envs} transitions held")
-        step, env = np.divmod(index, self.num_envs)
-        step += self.head - self.size
-        base = np.arange(len(self.finals))[:, None] * self.rows
-        at = (base + step % self.rows) * self.num_envs + env
-        next_at = (base + (step + 1) % self.rows) * self.num_envs + env
+        period = self.rows * self.num_envs
+        base = np.arange(len(self.finals))[:, None] * period
+        position = index + (self.head - self.size) * self.num_envs
+        at = position % period + base
+        next_at = (position + self.num_envs) % period + base
         next_obs = _take(self.obs, next_at)
         final = _take(self.final, at)
         ended = np.nonzero(final >= 0)
