@@ -23,8 +23,8 @@ from app.schemas.experiment import ExperimentSpec
 
 SMALL, MEDIUM = 2_000_000, 8_000_000
 """Work up to which packs of eight and of four are made."""
-SHARED = 4_000_000
-"""Work of all runs together from which a second thread helps."""
+SHARED = 10_000_000
+"""Work of all runs together from which a second thread is worth a core; below, it brings a fifth at best."""
 
 
 def pack_size(spec: ExperimentSpec) -> int:
