@@ -119,7 +119,8 @@ def server_binary() -> str:
 
 def _runtime_dir() -> Path:
     """A folder of ours that nobody else can enter, for sockets."""
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"trainyard-{os.getuid()}"
+    session = Path(os.environ.get("XDG_RUNTIME_DIR") or "/nonexistent")
+    folder = (session if session.is_dir() else Path(tempfile.gettempdir())) / f"trainyard-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:

@@ -269,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals = Signals()
     try:
         return _run(settings, signals, began)
-    except (StartError, BrokerError) as error:
+    except (StartError, BrokerError, OSError) as error:
         _say(str(error))
         return 1
 

@@ -185,7 +185,7 @@ def test_every_run_ends_once_with_a_whole_series(
         for run_id in one.run_ids:
             _check_history(one, run_id)
     with database.reading() as session:
-        assert jobs.count_queued(session) == 0
+        assert jobs.queued_queues(session) == []
         assert not jobs.needs_sweep(session)
 
 

@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
+from sqlalchemy import delete
 
 from app.db.engine import Database
 from app.db.ids import new_id
+from app.db.models import Experiment
 from app.db.repositories import experiments, jobs, runs
 from app.db.repositories.training import StateFolder
 from tests.db import scene
@@ -45,10 +47,19 @@ class TestRequest:
         assert made.request("kill") and made.request("cancel")
         assert made.run().desired == "kill"
 
-    def test_killed_is_the_reason_of_a_run_nobody_held(self, database: Database) -> None:
-        made = scene.make(database)
-        assert made.request("kill")
-        assert made.run().reason_code == "killed"
+    @pytest.mark.parametrize(("desired", "code"), [("cancel", "cancelled"), ("kill", "killed")])
+    def test_a_run_nobody_held_says_why_it_ended(self, database: Database, desired: str, code: str) -> None:
+        lost = scene.make(database)
+        lost.begin()
+        lost.force_job(lease_expires_at=1.0)
+        queued, paused = scene.make(database), scene.make(database)
+        paused.request("pause")
+        for made in (lost, queued, paused):
+            assert made.request(desired)
+        with database.writing() as session:
+            jobs.expire(session)
+        for made in (lost, queued, paused):
+            assert (made.run().status, made.run().reason_code) == ("cancelled", code)
 
     def test_a_job_ends_with_its_last_queued_run(self, database: Database) -> None:
         made = scene.make(database, seeds=(0, 1))
@@ -191,8 +202,7 @@ class TestPages:
         made.publish(attempt, 3)
         made.checkpoint(attempt, 3)
         with database.writing() as session:
-            assert experiments.delete(session, made.experiment_id)
-            assert not experiments.delete(session, made.experiment_id)
+            session.execute(delete(Experiment).where(Experiment.id == made.experiment_id))
         with database.reading() as session:
             assert runs.get(session, made.run_id) is None
             assert jobs.get(session, made.job_id) is None

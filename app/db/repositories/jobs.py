@@ -219,12 +219,6 @@ def queued_queues(session: Session) -> list[str]:
     return list(session.scalars(select(Job.queue).where(Job.status == "queued").distinct().order_by(Job.queue)))
 
 
-def count_queued(session: Session, queue: str | None = None) -> int:
-    """How many jobs wait, in all or in one queue."""
-    query = select(func.count()).select_from(Job).where(Job.status == "queued")
-    return session.scalar(query if queue is None else query.where(Job.queue == queue)) or 0
-
-
 def waiting(session: Session, code: str) -> list[tuple[str, str, int, int]]:
     """(queue, device, queued runs, those among them whose reason is ``code``) of the queued jobs."""
     explained = func.count().filter(Run.reason_code == code)

@@ -21,7 +21,9 @@ class Reason:
     message: str
 
 
-KILLED = Reason("killed", "killed by the user")
+KILLED = Reason("killed", "killed on request")
+STOPPED = {"cancel": Reason("cancelled", "cancelled on request"), "kill": KILLED}
+"""Why a run was cancelled, by what its user desired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def clear_queued(session: Session, *, queue: str, device: str, code: str) -> Non
 def append_event(
     session: Session, run_id: str, kind: str, data: Mapping[str, Any], *, env_steps: int | None = None
 ) -> int:
-    """Write an event; its number is taken in this transaction, so a run's events appear in order and without gaps.
+    """Write an event; its number is taken in this transaction, so no event appears behind one with a higher number.
 
     Raises:
         LookupError: there is no such run.
@@ -194,11 +196,6 @@ def attempts(session: Session, run_id: str) -> list[Attempt]:
         .order_by(Attempt.attempt)
     )
     return list(session.scalars(query))
-
-
-def current_attempt(session: Session, run: Run) -> int:
-    """The attempt of the run's job."""
-    return session.scalars(select(Job.attempt).where(Job.id == run.job_id)).one()
 
 
 def attempt_numbers(session: Session, job_ids: Collection[str]) -> dict[str, int]:
@@ -248,8 +245,8 @@ def settle(session: Session, run: Run, *, reason: Reason | None, failed: bool = 
         reason: why it lost its trainer.
         failed: the run is not to be tried again.
     """
-    if run.desired in ("cancel", "kill"):
-        transition(session, run.id, "cancelled", reason=KILLED if run.desired == "kill" else None)
+    if run.desired in STOPPED:
+        transition(session, run.id, "cancelled", reason=STOPPED[run.desired])
     elif failed:
         transition(session, run.id, "failed", reason=reason)
     elif run.desired == "pause":
@@ -289,8 +286,9 @@ def _at_once(session: Session, run: Run, desired: str) -> bool:
             return True
         changed = transition(session, run.id, "paused", desired="pause", resume_state_id=resume_state_of(session, run))
     else:
-        reason = KILLED if desired == "kill" else None
-        changed = transition(session, run.id, "cancelled", reason=reason, desired=desired, resume_state_id=None)
+        changed = transition(
+            session, run.id, "cancelled", reason=STOPPED[desired], desired=desired, resume_state_id=None
+        )
     end_job_if_idle(session, run.job_id)
     return changed
 

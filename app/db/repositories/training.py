@@ -227,7 +227,8 @@ def finish(
 ) -> tuple[str, ...]:
     """Bring a run to its end: ``succeeded``, ``failed``, ``cancelled``, or ``paused`` with the state to go on from.
 
-    A run that was to be paused and is to be cancelled by now is cancelled. The job ends with its last active run.
+    A run that its user wants cancelled or killed by now is not paused but cancelled, for that reason. The job ends with
+    its last active run.
 
     Args:
         keep: scheduled checkpoints to keep; None keeps all there are.
@@ -239,8 +240,8 @@ def finish(
     run = session.get(Run, run_id, populate_existing=True, with_for_update={"key_share": True})
     if run is None or run.job_id != job_id:
         raise StaleAttempt(f"{run_id} is no run of {job_id}")
-    if outcome == "paused" and run.desired in ("cancel", "kill"):
-        outcome, reason = "cancelled", runs.KILLED if run.desired == "kill" else None
+    if outcome in ("paused", "cancelled") and run.desired in runs.STOPPED:
+        outcome, reason = "cancelled", runs.STOPPED[run.desired]
     values: dict[str, Any] = {}
     if final_return is not None:
         values["final_return"] = _finite(final_return)
