@@ -19,6 +19,8 @@ def train(job: JobMessage, control: Control) -> bool:
         TrainingError: for reasons a user can understand.
     """
     torch.set_num_threads(job.threads)
+    if job.device != "cpu":
+        torch.cuda.set_device(job.device)
     spec = ExperimentSpec.model_validate(job.spec)
     loaded = states.load(job)
     database = Database(job.database_url, pool_size=1)
