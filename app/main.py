@@ -65,6 +65,7 @@ def _api(service: Service, acting: ActionApp) -> FastAPI:
         summary="Trains deep reinforcement-learning agents and serves their policies.",
         lifespan=_lifespan(service, acting),
         redirect_slashes=False,
+        docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         responses=problems.problems(401, 500, 503),
         generate_unique_id_function=lambda route: route.name,

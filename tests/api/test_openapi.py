@@ -38,6 +38,12 @@ def document(client: httpx.Client) -> dict[str, Any]:
     return body
 
 
+def test_is_the_only_reference(client: httpx.Client) -> None:
+    """The framework's own pages would load scripts from another host."""
+    for path in ("/docs", "/redoc"):
+        assert client.get(path).status_code == 404
+
+
 def test_has_every_route(document: dict[str, Any]) -> None:
     assert {path: set(methods) for path, methods in document["paths"].items()} == PATHS
 
