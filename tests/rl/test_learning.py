@@ -36,10 +36,10 @@ def test_cartpole_is_soon_balanced_for_a_while() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "bar"), [("Match-v0", 1.8), ("Flash-v0", 0.9)], ids=["multi-discrete", "images"]
+    ("environment", "bar"), [("Match-v0", 1.6), ("Flash-v0", 0.9)], ids=["multi-discrete", "images"]
 )
 def test_what_there_is_to_see_is_seen(environment: str, bar: float) -> None:
     fields = {"num_steps": 16, "num_minibatches": 2, "learning_rate": 3e-3, "gamma": 0.5}
     spec = toys.spec(environment, {"name": "ppo", **fields}, num_envs=8, total=128 * 24, every=128 * 12)
     returns = judge.returns(spec, judge.trained(spec, SEEDS[:1], packed=True), episodes=50)
-    assert returns[0] > bar, "chance is below two thirds of this"
+    assert returns[0] > bar, "chance is about half of this"
