@@ -137,6 +137,8 @@ def test_failures_of_the_environment_name_it() -> None:
         env.step(np.zeros((2, 2), np.int64))
     with pytest.raises(EnvironmentFailure, match="Toy-v0 cannot be made"):
         made("Toy-v0", colour="red")
+    with pytest.raises(EnvironmentFailure, match="CartPole-v1 cannot be made"):
+        envs.make(EnvironmentSpec(id="CartPole-v1", kwargs={"colour": "red"}), [0], 1)
     assert not EnvironmentFailure.retryable
 
 

@@ -17,7 +17,7 @@ def make(environment: EnvironmentSpec, seeds: Sequence[int], num_envs: int, *, p
         EnvironmentFailure: when the environment can't be made.
         UnsupportedSpace: when no agent could act in it.
     """
-    if environment.id == "CartPole-v1":
+    if environment.id == "CartPole-v1" and environment.kwargs.keys() <= {"sutton_barto_reward"}:
         punish = environment.kwargs.get("sutton_barto_reward") is True
         return CartPole(seeds, num_envs, purpose=purpose, sutton_barto_reward=punish)
     return LoopVectorEnv(environment.id, dict(environment.kwargs), seeds, num_envs, purpose=purpose)
