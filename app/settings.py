@@ -59,7 +59,8 @@ class Settings(BaseSettings):
     max_streams: int = Field(500, ge=1, le=100_000)
     """Event streams and waiting requests held open at once by one process."""
 
-    lease_seconds: float = Field(10.0, ge=1, le=600)
+    lease_seconds: float = Field(10.0, ge=1, le=60)
+    """A worker silent for so long has lost its jobs. It beats every third of this, and counts as gone after 30 s."""
     sweep_seconds: float = Field(2.0, ge=0.1, le=60)
     queues: Names = ("default",)
     """Queues this worker takes jobs from."""

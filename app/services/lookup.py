@@ -18,7 +18,7 @@ def by_id(get: Callable[[str], Row | None], kind: str, wanted: str) -> Row:
     Raises:
         NotFound: there is none; what doesn't look like an id never reaches the database.
     """
-    row = get(wanted) if _ID.match(wanted) and not wanted.endswith("\n") else None
+    row = get(wanted) if _ID.fullmatch(wanted) else None
     if row is None:
         raise NotFound(f"there is no {kind} {wanted[:60]!r}")
     return row

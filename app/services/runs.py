@@ -93,10 +93,13 @@ def act_on_all(session: Session, rows: Sequence[models.Run], action: Action) -> 
 
 def _resume(session: Session, rows: Sequence[models.Run]) -> tuple[str, ...] | None:
     """Runs paused at the same state of the same job go on together, in a job of their own."""
+
+    def origin(run: models.Run) -> tuple[str, str]:
+        return run.job_id, run.resume_state_id or ""
+
     queues = []
-    for (job_id, state_id), group in groupby(rows, key=lambda run: (run.job_id, run.resume_state_id)):
-        before = jobs.get(session, job_id)
-        assert before is not None
+    for (job_id, state_id), group in groupby(sorted(rows, key=origin), key=origin):
+        before = jobs.lock(session, job_id)
         job = jobs.create(
             session,
             job_id=new_id("job"),
@@ -104,7 +107,7 @@ def _resume(session: Session, rows: Sequence[models.Run]) -> tuple[str, ...] | N
             queue=before.queue,
             device=before.device,
             priority=before.priority,
-            resume_state_id=state_id,
+            resume_state_id=state_id or None,
             attempt=before.attempt,
         )
         resumed = [runs.resume(session, run.id, job.id) for run in group]

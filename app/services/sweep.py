@@ -25,7 +25,9 @@ KEPT_SECONDS = 24 * 3600.0
 """Age at which idempotency keys, workers not heard of, and folders that no row names are removed."""
 CLEAN_SECONDS = 3600.0
 GRACE_SECONDS = 10.0
-"""After a failed sweep: others, too, may have been kept from the database, and from renewing their leases."""
+"""After a sweep that failed or came late: others, too, may have been kept from renewing their leases."""
+LATE_SECONDS = 5.0
+"""A sweep so much later than due says that this process, perhaps the whole machine, was frozen or asleep."""
 
 NO_WORKER = "no_worker"
 
@@ -107,16 +109,19 @@ class Sweeper(threading.Thread):
     def run(self) -> None:
         cleaned = time.monotonic()
         patient_until = 0.0
+        swept = time.time()  # the monotonic clock stands still while a machine sleeps
         while not self._stopped.wait(self._interval):
+            if time.time() - swept > self._interval + LATE_SECONDS:
+                patient_until = time.monotonic() + GRACE_SECONDS
             try:
-                trusting = time.monotonic() > patient_until
-                sweep_once(self._database, self._ring, self._queue_length, trusting)
+                sweep_once(self._database, self._ring, self._queue_length, time.monotonic() > patient_until)
                 if time.monotonic() - cleaned > CLEAN_SECONDS:
                     cleaned = time.monotonic()
                     clean(self._database, self._artifacts_dir)
             except (SQLAlchemyError, OSError):
                 patient_until = time.monotonic() + GRACE_SECONDS
                 log.exception("sweep failed; tries again in %s s", self._interval)
+            swept = time.time()
 
     def stop(self) -> None:
         """Stop after the sweep under way, and wait for it."""

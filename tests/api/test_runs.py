@@ -13,7 +13,7 @@ from app.db.repositories.runs import Reason
 from app.db.repositories.training import StateFolder
 from tests.api.conftest import ON_BOTH, Bells
 from tests.api.helpers import assert_problem, create, scene
-from tests.db.scene import LEASE, Scene, points
+from tests.db.scene import LEASE, Scene, make, points
 
 
 @pytest.fixture
@@ -128,9 +128,7 @@ class TestList:
 class TestActions:
     @ON_BOTH
     @pytest.mark.parametrize(("action", "code"), [("cancel", "cancelled"), ("kill", "killed")])
-    def test_a_queued_run_is_stopped_at_once(
-        self, client: httpx.Client, job: Scene, action: str, code: str
-    ) -> None:
+    def test_a_queued_run_is_stopped_at_once(self, client: httpx.Client, job: Scene, action: str, code: str) -> None:
         answer = act(client, job.run_id, action)
         assert answer.status_code == 200
         assert answer.json()["status"] == "cancelled"
@@ -254,6 +252,19 @@ class TestResume:
         assert job.statuses() == ["starting", "running"]
         attempts = client.get(f"/v1/runs/{job.run_id}/attempts").json()["data"]
         assert [row["attempt"] for row in attempts] == [1, 2]
+
+    def test_only_runs_paused_at_one_state_go_on_together(self, client: httpx.Client, job: Scene) -> None:
+        job.claim()
+        pack = make(job.database, seeds=(0, 1, 2))
+        attempt = pack.begin()
+        first, between, last = pack.run_ids
+        self.pause(client, pack, attempt, (first, last))
+        act(client, between, "pause")
+        state = StateFolder(f"jobs/{pack.job_id}/a{attempt}/600", 600, (between,))
+        pack.finish(attempt, "paused", between, resume_state=state)
+        assert client.post(f"/v1/experiments/{pack.experiment_id}/resume").status_code == 200
+        jobs_of = [pack.run(run_id).job_id for run_id in (first, between, last)]
+        assert jobs_of[0] == jobs_of[2] != jobs_of[1]
 
     @ON_BOTH
     def test_runs_paused_together_go_on_together(self, client: httpx.Client, job: Scene) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app.services.sweep import HEARTBEAT_SECONDS
 from app.settings import Settings, is_loopback
 
 KEY = "k5Fq-81hPz.Ttu27_wVgR"
@@ -15,6 +16,13 @@ def test_only_loopback_without_a_key(host: str) -> None:
     with pytest.raises(ValidationError, match="TRAINYARD_API_KEY"):
         Settings(host=host)
     assert Settings(host=host, api_key=KEY).hosts is None
+
+
+def test_a_live_worker_beats_before_it_counts_as_gone() -> None:
+    longest = Settings(lease_seconds=60).lease_seconds
+    assert longest / 3 < HEARTBEAT_SECONDS
+    with pytest.raises(ValidationError, match="lease_seconds"):
+        Settings(lease_seconds=61)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import update
@@ -168,6 +169,24 @@ class TestSweeper:
         assert swept.wait(30)
         sweeper.stop()
         assert "sweep failed" in caplog.text
+        database.dispose()
+
+    def test_leaves_leases_alone_after_the_machine_slept(
+        self, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its worker, which slept too, is to renew its leases first."""
+        database = Database(sqlite_url)
+        asleep = 0.0
+        expiring: list[bool] = []
+        monkeypatch.setattr(sweep, "sweep_once", lambda *arguments: expiring.append(arguments[-1]))
+        clocks = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + asleep)
+        monkeypatch.setattr(sweep, "time", clocks)
+        sweeper = sweep.Sweeper(database, interval=0.01)
+        sweeper.start()
+        wait_until(lambda: expiring[-1:] == [True])
+        asleep = 3600.0
+        wait_until(lambda: expiring[-1:] == [False])
+        sweeper.stop()
         database.dispose()
 
     def test_stop_before_start(self, sqlite_url: str) -> None:

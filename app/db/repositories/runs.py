@@ -230,6 +230,8 @@ def request(session: Session, run_id: str, desired: str) -> bool:
 def resume(session: Session, run_id: str, job_id: str) -> bool:
     """Put a paused run back into the queue, as a run of ``job_id``: a new job that was created for it.
 
+    The caller holds the row of the job it leaves (``jobs.lock``).
+
     Returns:
         False when the run is not paused; nothing was changed.
     """
@@ -275,9 +277,14 @@ def end_job_if_idle(session: Session, job_id: str) -> bool:
 
 def _locked_with_job(session: Session, run_id: str) -> Run | None:
     """The run, with its job's row locked first: the order in which everybody locks."""
-    own_job = select(Run.job_id).where(Run.id == run_id).scalar_subquery()
-    session.execute(select(Job.id).where(Job.id == own_job).with_for_update(key_share=True))
-    return session.get(Run, run_id, populate_existing=True, with_for_update={"key_share": True})
+    own_job = select(Run.job_id).where(Run.id == run_id)
+    job_id = session.scalar(own_job)
+    while job_id is not None:
+        session.execute(select(Job.id).where(Job.id == job_id).with_for_update(key_share=True))
+        locked, job_id = job_id, session.scalar(own_job)
+        if job_id == locked:  # resuming, which moves a run to another job, locks the one it leaves
+            return session.get(Run, run_id, populate_existing=True, with_for_update={"key_share": True})
+    return None
 
 
 def _at_once(session: Session, run: Run, desired: str) -> bool:
