@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from app.schemas.environments import BoxSpace, DiscreteSpace, catalogue
+from app.schemas.environments import BoxSpace, DiscreteSpace
 from worker.rl.envs.mujoco import is_mujoco, listen
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
@@ -59,7 +59,7 @@ def env_seeds(seed: int, purpose: str, cut: int, count: int) -> list[int]:
 
 
 def make_one(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
-    """One environment, its episodes limited as the catalogue says.
+    """One environment.
 
     Raises:
         EnvironmentFailure: when it can't be made.
@@ -67,8 +67,7 @@ def make_one(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     if is_mujoco(env_id):
         listen()
     try:
-        limit = known.max_episode_steps if (known := catalogue().get(env_id)) else None  # None: as registered
-        return gymnasium.make(env_id, disable_env_checker=True, max_episode_steps=limit, **kwargs)
+        return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
     except Exception as error:
         raise EnvironmentFailure(f"{env_id} cannot be made: {type(error).__name__}: {error}") from error
 
@@ -154,7 +153,7 @@ class LoopVectorEnv:
 
     def _allocate(self) -> None:
         count, shape = len(self._envs), self.spec.observation_shape
-        dtype = torch.empty(0, dtype=self.spec.observation_dtype).numpy().dtype
+        dtype = np.uint8 if self.spec.image else np.float32
         self._obs, self._next_obs = np.zeros((count, *shape), dtype), np.zeros((count, *shape), dtype)
         self._reward = np.zeros(count, np.float32)
         self._terminated, self._truncated = np.zeros(count, bool), np.zeros(count, bool)
