@@ -9,58 +9,30 @@ complete and in order, and neither a session nor a thread is held while nothing 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
 
 import anyio.to_thread
-import orjson
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
-from app.db import models
 from app.db.engine import Database
-from app.db.repositories import logs, metrics, runs
-from app.db.states import HELD, TERMINAL
+from app.db.repositories.logs import Cursor
+from app.db.states import TERMINAL
 from app.errors import TooManyRequests
-from app.services import views
+from app.services import news
+from app.services.news import News, Question, frame
 
 POLL_SECONDS = 0.25
 METRICS_SECONDS = 1.0
 """Metrics and log lines of a run are fetched this often at most."""
 HEARTBEAT_SECONDS = 15.0
-RING = 256
+RING = news.BATCH
 """Events, and log lines, that a watched run keeps in memory."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What is already known of a run."""
-
-    run_id: str
-    event_seq: int | None
-    metrics_version: int
-    due: bool
-    log_cursor: logs.Cursor | None
-
-
-@dataclass(frozen=True, slots=True)
-class _News:
-    """What the database says beyond that. ``None``: not asked for, or unchanged."""
-
-    run_id: str
-    status: str
-    event_seq: int
-    events: Sequence[tuple[int, bytes]]
-    metrics_version: int
-    metrics: bytes | None
-    log_cursor: logs.Cursor | None
-    log_lines: Sequence[bytes]
 
 
 @dataclass(slots=True)
@@ -69,6 +41,8 @@ class Watch:
 
     run_id: str
     watchers: int = 0
+    followers: int = 0
+    """Those among the watchers who want more than the status."""
     status: str | None = None
     """None until the first answer."""
     base: int = 0
@@ -79,32 +53,37 @@ class Watch:
     events: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=RING))
     metrics_version: int = 0
     metrics: bytes = b""
-    log_cursor: logs.Cursor | None = None
+    log_cursor: Cursor | None = None
     log_lines: deque[bytes] = field(default_factory=lambda: deque(maxlen=RING))
     log_count: int = 0
     due_at: float = 0.0
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced, when anything changes."""
 
-    def question(self, now: float) -> _Question:
-        known = self.status is not None
-        seq = self.event_seq if known else None
-        return _Question(self.run_id, seq, self.metrics_version, now >= self.due_at, self.log_cursor)
+    def question(self, now: float) -> Question:
+        return Question(
+            self.run_id,
+            followed=self.followers > 0,
+            event_seq=self.event_seq if self.status is not None else None,
+            metrics_version=self.metrics_version,
+            due=now >= self.due_at,
+            log_cursor=self.log_cursor,
+        )
 
-    def take(self, news: _News, now: float) -> None:
+    def take(self, news: News, now: float) -> None:
         if self.status is None:
             self.base = self.event_seq = news.event_seq
-        for seq, frame in news.events:
+        for seq, encoded in news.events:
             if len(self.events) == RING:
                 self.base = self.events[0][0]
-            self.events.append((seq, frame))
+            self.events.append((seq, encoded))
             self.event_seq = seq
         self.newest = max(news.event_seq, self.event_seq)
         if news.metrics is not None:
             self.metrics, self.metrics_version = news.metrics, news.metrics_version
         self.log_lines.extend(news.log_lines)
         self.log_count += len(news.log_lines)
-        self.log_cursor = news.log_cursor
+        self.log_cursor = news.log_cursor if self.followers else None
         if now >= self.due_at:
             self.due_at = now + METRICS_SECONDS
         if news.events or news.metrics is not None or news.log_lines or news.status != self.status:
@@ -113,8 +92,8 @@ class Watch:
 
     def wake(self) -> None:
         """Tell everybody who waits to look again."""
-        news, self.news = self.news, asyncio.Event()
-        news.set()
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
 
 
 class Hub:
@@ -145,14 +124,12 @@ class Hub:
         Raises:
             TooManyRequests
         """
-        with self._watching(run_ids) as watches:
+        with self._watching(run_ids, follow=False) as watches:
             try:
                 async with asyncio.timeout(seconds):
                     for watch in watches:
-                        news = watch.news
                         while watch.status not in TERMINAL and not self._closing:
-                            await news.wait()
-                            news = watch.news
+                            await watch.changed.wait()
             except TimeoutError:
                 return False
         return not self._closing
@@ -166,11 +143,11 @@ class Hub:
         Raises:
             TooManyRequests: before the first frame.
         """
-        with self._watching([run_id]) as (watch,):
+        with self._watching([run_id], follow=True) as (watch,):
             cursor, metrics_version, log_count = after, 0, watch.log_count
             yield b": events of " + run_id.encode() + b"\n\n"
             while not self._closing:
-                news = watch.news
+                changed = watch.changed
                 while cursor < watch.event_seq:
                     cursor, frames = await self._events_after(watch, cursor)
                     if frames:
@@ -183,11 +160,11 @@ class Hub:
                     log_count = watch.log_count
                     yield b"".join(list(watch.log_lines)[-missed:])
                 if watch.status in TERMINAL and cursor >= watch.newest:
-                    yield _frame("done", {"run_id": run_id, "status": watch.status})
+                    yield frame("done", {"run_id": run_id, "status": watch.status})
                     return
                 try:
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
-                        await news.wait()
+                        await changed.wait()
                 except TimeoutError:
                     yield b": heartbeat\n\n"
 
@@ -197,21 +174,18 @@ class Hub:
             rows, last = [row for row in watch.events if row[0] > cursor], watch.event_seq
         else:
             last = watch.base
-            rows = await anyio.to_thread.run_sync(self._read_events, watch.run_id, cursor)
-        return (rows[-1][0] if rows else last), b"".join(frame for _, frame in rows)
-
-    def _read_events(self, run_id: str, after: int) -> list[tuple[int, bytes]]:
-        with self._database.reading() as session:
-            return _encode_events(runs.events(session, run_id, after, RING))
+            rows = await anyio.to_thread.run_sync(news.events, self._database, watch.run_id, cursor)
+        return (rows[-1][0] if rows else last), b"".join(encoded for _, encoded in rows)
 
     @contextmanager
-    def _watching(self, run_ids: Sequence[str]) -> Iterator[list[Watch]]:
+    def _watching(self, run_ids: Sequence[str], *, follow: bool) -> Iterator[list[Watch]]:
         if self._holders >= self._limit:
             raise TooManyRequests(f"{self._limit} streams and waits are open already", retry_after=5)
         self._holders += 1
         watches = [self._watches.setdefault(run_id, Watch(run_id)) for run_id in run_ids]
         for watch in watches:
             watch.watchers += 1
+            watch.followers += follow
         self._joined.set()
         if self._reader is None or self._reader.done():
             self._reader = asyncio.create_task(self._follow(), name="streams")
@@ -221,6 +195,7 @@ class Hub:
             self._holders -= 1
             for watch in watches:
                 watch.watchers -= 1
+                watch.followers -= follow
                 if not watch.watchers:
                     del self._watches[watch.run_id]
 
@@ -231,64 +206,15 @@ class Hub:
             now = monotonic()
             questions = [watch.question(now) for watch in self._watches.values()]
             try:
-                answers = await loop.run_in_executor(self._thread, self._read, questions)
+                answers = await loop.run_in_executor(self._thread, news.read, self._database, questions)
             except SQLAlchemyError as error:
                 logger.warning("streams: the database is away: %s", error)
                 answers = []
-            for news in answers:
-                if watch := self._watches.get(news.run_id):
-                    watch.take(news, now)
+            for answer in answers:
+                if watch := self._watches.get(answer.run_id):
+                    watch.take(answer, now)
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._joined.wait()
             except TimeoutError:
                 continue
-
-    def _read(self, questions: Sequence[_Question]) -> list[_News]:
-        with self._database.reading() as session:
-            versions = runs.versions(session, [question.run_id for question in questions])
-            asked = [(question, *versions[question.run_id]) for question in questions if question.run_id in versions]
-            moved = [
-                question.run_id
-                for question, _, metrics_version, status in asked
-                if metrics_version != question.metrics_version and (question.due or status in TERMINAL)
-            ]
-            latest = _encode_metrics(runs.get_all(session, moved), metrics.latest_of(session, moved)) if moved else {}
-            return [_answer(session, *row, latest.get(row[0].run_id)) for row in asked]
-
-
-def _answer(
-    session: Session, question: _Question, event_seq: int, metrics_version: int, status: str, latest: bytes | None
-) -> _News:
-    run_id, events, lines, cursor = question.run_id, [], [], question.log_cursor
-    if question.event_seq is not None and event_seq > question.event_seq:
-        events = _encode_events(runs.events(session, run_id, question.event_seq, RING))
-    if cursor is None:
-        cursor = logs.end(session, run_id)
-    elif events or (question.due and status in HELD):
-        rows = logs.page(session, run_id, cursor, RING)
-        lines = [_frame("log", views.log_line(row).model_dump(mode="json")) for row in rows]
-        cursor = logs.Cursor(rows[-1].attempt, rows[-1].seq) if rows else cursor
-    return _News(run_id, status, event_seq, events, metrics_version, latest, cursor, lines)
-
-
-def _encode_events(rows: Sequence[models.Event]) -> list[tuple[int, bytes]]:
-    return [
-        (row.seq, _frame(row.type, row.data | {"created_at": views.utc(row.created_at)}, number=row.seq))
-        for row in rows
-    ]
-
-
-def _encode_metrics(
-    rows: Sequence[models.Run], latest: Mapping[str, Sequence[models.MetricLatest]]
-) -> dict[str, bytes]:
-    """run id -> ``metrics`` event."""
-    news = ((row.id, views.run(row, 0, latest[row.id])) for row in rows)
-    return {
-        run_id: _frame("metrics", view.model_dump(mode="json", include={"progress", "latest"})) for run_id, view in news
-    }
-
-
-def _frame(event: str, data: dict[str, Any], *, number: int | None = None) -> bytes:
-    head = b"" if number is None else b"id: %d\n" % number
-    return head + b"event: %s\ndata: %s\n\n" % (event.encode(), orjson.dumps(data, option=orjson.OPT_UTC_Z))

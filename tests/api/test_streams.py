@@ -14,7 +14,7 @@ import app.main
 from app.db.engine import Database
 from app.db.repositories import logs, runs, training
 from app.middleware import ASGIApp, Message
-from app.services import streams
+from app.services import news, streams
 from app.services.streams import RING
 from app.settings import Settings
 from tests.api.asgi import lifespan
@@ -198,7 +198,7 @@ class TestLive:
             reader = Reader(service, job.run_id)
             await reader.until("status")
             with monkeypatch.context() as patch:
-                patch.setattr(streams.runs, "versions", _away)
+                patch.setattr(news.runs, "versions", _away)
                 await asyncio.sleep(0.6)
             job.request("cancel")
             assert (await reader.until("done"))[-1].data["status"] == "cancelled"
@@ -286,9 +286,9 @@ class TestReaders:
         self, play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[int] = []
-        versions = streams.runs.versions
+        versions = news.runs.versions
         monkeypatch.setattr(
-            streams.runs, "versions", lambda session, ids: (asked.append(len(ids)), versions(session, ids))[1]
+            news.runs, "versions", lambda session, ids: (asked.append(len(ids)), versions(session, ids))[1]
         )
 
         async def scenario(service: ASGIApp, job: Scene) -> None:
@@ -305,18 +305,50 @@ class TestReaders:
 
         play(scenario)
 
+    def test_who_waits_reads_the_status_alone_and_a_stream_that_joins_misses_nothing(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[object] = []
+        job = make(database)
+
+        def count(*arguments: object) -> logs.Cursor:
+            read.append(arguments)
+            return end(*arguments)  # type: ignore[arg-type]
+
+        end = news.logs.end
+        monkeypatch.setattr(news.logs, "end", count)
+
+        async def main() -> None:
+            hub = streams.Hub(database, limit=10)
+            waiting = asyncio.create_task(hub.ended([job.run_id], SECONDS))
+            await asyncio.sleep(3 * streams.POLL_SECONDS)
+            assert not read
+            attempt = await asyncio.to_thread(job.begin)
+            await asyncio.sleep(3 * streams.POLL_SECONDS)
+            frames = hub.stream(job.run_id, 0)
+            received = [await anext(frames), await anext(frames)]
+            await asyncio.to_thread(job.finish, attempt, "succeeded")
+            received += [frame async for frame in frames]
+            assert read
+            assert await waiting
+            numbers = [line for line in b"".join(received).split(b"\n") if line.startswith(b"id:")]
+            assert numbers == [b"id: %d" % number for number in range(1, len(job.events()) + 1)]
+            hub.close()
+
+        asyncio.run(main())
+
     def test_nothing_is_read_when_nobody_watches(
         self, play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[object] = []
-        versions = streams.runs.versions
+        versions = news.runs.versions
 
         async def scenario(service: ASGIApp, job: Scene) -> None:
             reader = Reader(service, job.run_id)
             await reader.until("status")
             await reader.leave()
             await asyncio.sleep(0.5)
-            monkeypatch.setattr(streams.runs, "versions", lambda *args: (asked.append(args), versions(*args))[1])
+            monkeypatch.setattr(news.runs, "versions", lambda *args: (asked.append(args), versions(*args))[1])
             await asyncio.sleep(0.6)
             assert not asked
             await Reader(service, job.run_id).until("status")
