@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None
     """The operator's key; needed to listen anywhere but on loopback."""
     allowed_hosts: Names = ()
-    """Values of the Host header to answer; empty: loopback names without a key, any with one."""
+    """Values of the Host header to answer besides ``host`` and loopback's; empty: with a key, any."""
     max_body_bytes: int = Field(2**20, ge=1024, le=2**30)
     max_action_body_bytes: int = Field(16 * 2**20, ge=1024, le=2**30)
     """Of action requests, which may carry batches of images."""
@@ -105,9 +105,9 @@ class Settings(BaseSettings):
     @cached_property
     def hosts(self) -> frozenset[str] | None:
         """Host names to answer, lower case; None = any."""
-        if self.allowed_hosts:
-            return None if "*" in self.allowed_hosts else frozenset(name.lower() for name in self.allowed_hosts)
-        return None if self.api_key else frozenset((*LOOPBACK_HOSTS, self.host.lower()))
+        if "*" in self.allowed_hosts or (self.api_key and not self.allowed_hosts):
+            return None
+        return frozenset(name.lower() for name in (*self.allowed_hosts, *LOOPBACK_HOSTS, self.host))
 
 
 def is_loopback(host: str) -> bool:

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from app.schemas import examples
 from app.schemas.base import Schema
-from app.schemas.environments import Space
+from app.schemas.environments import EnvironmentEntry
 
 Item = TypeVar("Item")
 
@@ -261,19 +261,11 @@ class Algorithm(Schema):
     presets: list[Preset]
 
 
-class Environment(Schema):
+class Environment(EnvironmentEntry):
     """An environment of the catalogue."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.ENVIRONMENT]})
 
-    id: str
-    package: str
-    observation_space: Space
-    action_space: Space
-    max_episode_steps: int | None
-    reward_threshold: float | None
-    kwargs_schema: dict[str, Any]
-    """JSON Schema of ``environment.kwargs`` of a spec."""
     algorithms: list[str]
     """The algorithms that can train in it."""
     presets: list[Preset]

@@ -24,6 +24,8 @@ HEARTBEAT_SECONDS = 30.0
 KEPT_SECONDS = 24 * 3600.0
 """Age at which idempotency keys, workers not heard of, and folders that no row names are removed."""
 CLEAN_SECONDS = 3600.0
+FIRST_CLEAN_SECONDS = 60.0
+"""After the start: a service may run for a few minutes a day."""
 GRACE_SECONDS = 10.0
 """After a sweep that failed or came late: others, too, may have been kept from renewing their leases."""
 LATE_SECONDS = 5.0
@@ -83,7 +85,7 @@ def clean(database: Database, artifacts_dir: Path | None, *, max_age: float = KE
 
 
 class Sweeper(threading.Thread):
-    """Sweeps every ``interval`` seconds, and cleans once an hour, until :meth:`stop`.
+    """Sweeps every ``interval`` seconds, cleans soon after the start and once an hour, until :meth:`stop`.
 
     Args:
         artifacts_dir: root of the artifacts; None when this process does not see them.
@@ -107,7 +109,7 @@ class Sweeper(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        cleaned = time.monotonic()
+        clean_at = time.monotonic() + FIRST_CLEAN_SECONDS
         patient_until = 0.0
         swept = time.time()  # the monotonic clock stands still while a machine sleeps
         while not self._stopped.wait(self._interval):
@@ -115,8 +117,8 @@ class Sweeper(threading.Thread):
                 patient_until = time.monotonic() + GRACE_SECONDS
             try:
                 sweep_once(self._database, self._ring, self._queue_length, time.monotonic() > patient_until)
-                if time.monotonic() - cleaned > CLEAN_SECONDS:
-                    cleaned = time.monotonic()
+                if time.monotonic() > clean_at:
+                    clean_at = time.monotonic() + CLEAN_SECONDS
                     clean(self._database, self._artifacts_dir)
             except (SQLAlchemyError, OSError):
                 patient_until = time.monotonic() + GRACE_SECONDS

@@ -51,7 +51,9 @@ def test_weak_keys(key: str) -> None:
 def test_hosts_beyond_loopback_need_a_key() -> None:
     with pytest.raises(ValidationError, match="ALLOWED_HOSTS"):
         Settings(allowed_hosts=("*",))
-    assert Settings(allowed_hosts=("a.example", "B.example"), api_key=KEY).hosts == {"a.example", "b.example"}
+    allowed = Settings(allowed_hosts=("a.example", "B.example"), host="10.0.0.7", api_key=KEY).hosts
+    assert allowed is not None
+    assert {"a.example", "b.example", "10.0.0.7", "127.0.0.1", "localhost", "::1"} == allowed
 
 
 def test_the_key_is_not_shown() -> None:

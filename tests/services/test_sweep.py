@@ -189,6 +189,20 @@ class TestSweeper:
         sweeper.stop()
         database.dispose()
 
+    def test_cleans_soon_after_the_start(
+        self, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        database = Database(sqlite_url)
+        cleaned: list[object] = []
+        monkeypatch.setattr(sweep, "clean", lambda *arguments: cleaned.append(arguments))
+        monkeypatch.setattr(sweep, "FIRST_CLEAN_SECONDS", 0.0)
+        sweeper = sweep.Sweeper(database, interval=0.01, artifacts_dir=tmp_path)
+        sweeper.start()
+        wait_until(lambda: bool(cleaned))
+        sweeper.stop()
+        assert cleaned == [(database, tmp_path)]
+        database.dispose()
+
     def test_stop_before_start(self, sqlite_url: str) -> None:
         database = Database(sqlite_url)
         sweep.Sweeper(database, interval=1).stop()
