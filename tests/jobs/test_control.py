@@ -19,7 +19,6 @@ JOB = {
     "spec_hash": "",
     "runs": [["run_1", 0]],
     "resume": None,
-    "database_url": "sqlite://",
     "artifacts_dir": "",
     "lease_seconds": 1.0,
     "device": "cpu",

@@ -9,8 +9,8 @@ from worker.jobs.spares import Spares
 
 
 @pytest.fixture
-def spares() -> Iterator[Spares]:
-    spares = Spares(1, driver="sqlite", threads=1)
+def spares(sqlite_url: str) -> Iterator[Spares]:
+    spares = Spares(1, database_url=sqlite_url, threads=1)
     spares.start()
     yield spares
     spares.stop()

@@ -32,8 +32,13 @@ class Control(threading.Thread):
         self.orders: Mapping[str, Order] = {}
         """run id -> ``cancel``, ``pause`` or ``kill``: replaced as a whole, never changed."""
         self.preempt = False
+        self._databases: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
         self._lease = 0.0
+
+    def database_url(self) -> str:
+        """Wait for the database's URL."""
+        return self._databases.get()
 
     def job(self) -> JobMessage:
         """Wait for the job."""
@@ -52,6 +57,8 @@ class Control(threading.Thread):
 
     def _hear(self, message: dict[str, Any]) -> None:
         match message["type"]:
+            case "database":
+                self._databases.put(message["url"])
             case "job":
                 job = JobMessage.model_validate(message["job"])
                 self._lease = job.lease_seconds

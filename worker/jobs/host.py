@@ -5,8 +5,6 @@ import os
 import platform
 import threading
 
-from sqlalchemy.engine import make_url
-
 from app.db.engine import Database
 from app.db.ids import new_id
 from app.db.repositories import jobs, workers
@@ -32,7 +30,7 @@ class Host:
         self.doorbell = Doorbell(settings.broker_url)
         self.spares = Spares(
             settings.spares,
-            driver=make_url(settings.database_url).drivername,
+            database_url=settings.database_url,
             threads=max(1, places.cores() // len(self.slots.all)),
         )
         self.stopping = False

@@ -29,16 +29,16 @@ class TrainerProcess:
     is to go on. A frozen worker stops ticking, and so does one whose supervisor has learnt that the lease is lost.
 
     Args:
-        driver: of the database, to be loaded before there is a job.
+        database_url: to connect to before there is a job.
         threads: threads the numeric libraries are told of before they load; a job may use fewer.
         on_end: called from the thread once the process has ended.
     """
 
-    def __init__(self, *, driver: str, threads: int, on_end: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, database_url: str, threads: int, on_end: Callable[[], None] = lambda: None) -> None:
         counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TRAINYARD_")}
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "worker.jobs.trainer", driver],
+            [sys.executable, "-m", "worker.jobs.trainer"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -56,6 +56,7 @@ class TrainerProcess:
         self._on_end = on_end
         self._thread = threading.Thread(target=self._pump, name=f"trainer-{self.popen.pid}", daemon=True)
         self._thread.start()
+        self.send({"type": "database", "url": database_url})
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Write one line; a trainer that has ended is not an error."""

@@ -1,7 +1,8 @@
 """What supervisor and trainer say to each other: JSON lines on the trainer's standard input, one verdict on its output.
 
-Supervisor to trainer: ``job`` (:class:`JobMessage`, once), ``tick`` (the supervisor lives and still has the lease),
-``desired`` (every order in force, by run) and ``preempt``. The end of the file means that the supervisor is gone.
+Supervisor to trainer: ``database`` (its URL, at once), ``job`` (:class:`JobMessage`, once), ``tick`` (the supervisor
+lives and still has the lease), ``desired`` (every order in force, by run) and ``preempt``. The end of the file means
+that the supervisor is gone.
 Trainer to supervisor: :data:`READY` once it is warm and, as its last line, a :class:`Verdict`. All else is log.
 """
 
@@ -40,7 +41,6 @@ class JobMessage(BaseModel):
     runs: tuple[tuple[str, int], ...]
     """(run id, seed), in pack order."""
     resume: Resume | None
-    database_url: str
     artifacts_dir: str
     lease_seconds: float
     device: str

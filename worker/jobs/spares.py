@@ -17,13 +17,13 @@ class Spares(threading.Thread):
     """Keeps ``count`` spares; one that dies is replaced after a delay that doubles with every death in a row.
 
     Args:
-        driver, threads: see :class:`TrainerProcess`.
+        database_url, threads: see :class:`TrainerProcess`.
     """
 
-    def __init__(self, count: int, *, driver: str, threads: int) -> None:
+    def __init__(self, count: int, *, database_url: str, threads: int) -> None:
         super().__init__(name="spares", daemon=True)
         self._count = count
-        self._driver = driver
+        self._database_url = database_url
         self._threads = threads
         self._spares: list[TrainerProcess] = []
         self._back_off = REFILL_SECONDS
@@ -72,7 +72,7 @@ class Spares(threading.Thread):
             spare.wait(0)
 
     def _start(self) -> TrainerProcess:
-        return TrainerProcess(driver=self._driver, threads=self._threads, on_end=self._notice)
+        return TrainerProcess(database_url=self._database_url, threads=self._threads, on_end=self._notice)
 
     def _notice(self) -> None:
         with self._changed:

@@ -77,7 +77,6 @@ class Supervisor:
         spec = ExperimentSpec.model_validate(self._claim.spec)
         return JobMessage.of(
             self._claim,
-            database_url=settings.database_url,
             artifacts_dir=str(settings.artifacts_dir),
             lease_seconds=self._lease,
             device="cpu" if spec.resources.device == "cpu" else self._slot.device,

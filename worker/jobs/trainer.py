@@ -1,4 +1,4 @@
-"""``python -m worker.jobs.trainer DRIVER``: warms up, waits for a job on standard input, trains it, says how it ended.
+"""``python -m worker.jobs.trainer``: warms up, waits for one job on standard input, trains it, says how it ended.
 
 This process alone loads torch. It writes metrics, checkpoints and results to the database itself, fenced by the job's
 attempt, and ends with its supervisor.
@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 
+from app.db.engine import Database
 from worker.jobs.control import Control, end_group
 from worker.jobs.protocol import DONE, PREEMPTED, READY, STALE, JobMessage, Verdict
 
@@ -23,16 +24,16 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     from worker.jobs import warmup
 
-    warmup.run(sys.argv[1])
+    database = warmup.run(control.database_url())
     os.write(1, READY + b"\n")
-    verdict = _train(control.job(), control)
+    verdict = _train(control.job(), control, database)
     sys.stdout.flush()
     sys.stderr.flush()
     os.write(1, verdict.line())
     end_group()
 
 
-def _train(job: JobMessage, control: Control) -> Verdict:
+def _train(job: JobMessage, control: Control, database: Database) -> Verdict:
     import torch
 
     from app.db.repositories.training import StaleAttempt
@@ -40,7 +41,7 @@ def _train(job: JobMessage, control: Control) -> Verdict:
     from worker.rl.errors import TrainingError
 
     try:
-        preempted = train(job, control)
+        preempted = train(job, control, database)
     except StaleAttempt:
         return STALE
     except TrainingError as error:

@@ -11,7 +11,7 @@ from worker.jobs.reporter import DatabaseReporter
 from worker.rl import drivers
 
 
-def train(job: JobMessage, control: Control) -> bool:
+def train(job: JobMessage, control: Control, database: Database) -> bool:
     """Train a job to its end. Returns whether it was preempted.
 
     Raises:
@@ -23,7 +23,6 @@ def train(job: JobMessage, control: Control) -> bool:
         torch.cuda.set_device(job.device)
     spec = ExperimentSpec.model_validate(job.spec)
     loaded = states.load(job)
-    database = Database(job.database_url, pool_size=1)
     with DatabaseReporter(job, spec, database, control, loaded.folder if loaded else None) as reporter:
         drivers.train(
             spec,
@@ -33,5 +32,4 @@ def train(job: JobMessage, control: Control) -> bool:
             resume=loaded.state if loaded else None,
             replicas=loaded.replicas if loaded else None,
         )
-    database.dispose()
     return reporter.was_preempted

@@ -1,10 +1,15 @@
 """What a spare does before its job: everything slow that does not depend on it."""
 
-import sqlalchemy.orm
+from contextlib import suppress
+
+from sqlalchemy import text
+from sqlalchemy.orm import configure_mappers
 
 import worker.jobs.training  # noqa: F401 - with all that a job imports
+from app.db.engine import Database
 from app.schemas.experiment import ExperimentSpec, resolve
 from worker.jobs import facts
+from worker.jobs.away import DATABASE_AWAY
 from worker.rl import drivers
 from worker.rl.reporter import MemoryReporter
 
@@ -15,14 +20,17 @@ SPEC = {
 }
 
 
-def run(driver: str) -> None:
+def run(database_url: str) -> Database:
     """Load every library a job needs and train for a moment, on the CPU and with generators of its own.
 
-    Args:
-        driver: of the database, as SQLAlchemy's URLs name it.
+    Returns:
+        The database, with a connection open unless it is away.
     """
     facts.gather(pack=1, device="cpu")
-    sqlalchemy.create_engine(f"{driver}://").dispose()
-    sqlalchemy.orm.configure_mappers()
+    configure_mappers()
+    database = Database(database_url, pool_size=1)
+    with suppress(*DATABASE_AWAY), database.reading() as session:
+        session.execute(text("SELECT 1"))
     spec = resolve(ExperimentSpec.model_validate(SPEC))
     drivers.train(spec, [0], MemoryReporter([0]))
+    return database
