@@ -28,6 +28,8 @@ FIRST_CLEAN_SECONDS = 60.0
 """After the start: a service may run for a few minutes a day."""
 GRACE_SECONDS = 10.0
 """After a sweep that failed or came late: others, too, may have been kept from renewing their leases."""
+PROMPT_SECONDS = 1.0
+"""Whoever waited longer for its turn to write expires nothing: those who renew their leases were waiting, too."""
 LATE_SECONDS = 5.0
 """A sweep so much later than due says that this process, perhaps the whole machine, was frozen or asleep."""
 
@@ -50,7 +52,10 @@ def sweep_once(
     with database.reading() as session:
         needed = jobs.needs_sweep(session)
     if needed:
+        asked = time.monotonic()
         with database.writing() as session:
+            session.connection()  # begins the transaction
+            expire = expire and time.monotonic() < asked + PROMPT_SECONDS
             expired, settled = jobs.expire(session) if expire else 0, jobs.settle(session)
         if expired or settled:
             log.warning("took %d expired leases back, settled %d jobs", expired, settled)

@@ -52,6 +52,26 @@ class TestSweepOnce:
         sweep.sweep_once(database, rung.append, lambda queue: 0)
         assert rung == []
 
+    def test_expires_nothing_when_it_had_to_wait_to_write(
+        self, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sweep, "PROMPT_SECONDS", 0.2)
+        database = Database(sqlite_url)
+        made = scene.make(database)
+        made.begin()
+        made.force_job(lease_expires_at=1.0)
+        with database.writing() as session:
+            session.connection()
+            sweeping = threading.Thread(target=sweep.sweep_once, args=(database,))
+            sweeping.start()
+            time.sleep(0.5)
+        sweeping.join()
+        assert made.job().status == "leased"
+        monkeypatch.undo()
+        sweep.sweep_once(database)
+        assert made.job().status == "queued"
+        database.dispose()
+
     def test_exhausted_jobs_fail(self, database: Database) -> None:
         made = scene.make(database)
         for _ in range(3):
