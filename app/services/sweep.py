@@ -19,7 +19,7 @@ from app.db.repositories.runs import Reason
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 30.0
+GONE_SECONDS = 30.0
 """A worker not heard of for so long counts as gone."""
 KEPT_SECONDS = 24 * 3600.0
 """Age at which idempotency keys, workers not heard of, and folders that no row names are removed."""
@@ -140,7 +140,7 @@ class Sweeper(threading.Thread):
 def _explain_waiting(database: Database) -> None:
     with database.reading() as session:
         waiting = jobs.waiting(session, NO_WORKER)
-        live = workers.live(session, HEARTBEAT_SECONDS) if waiting else ()
+        live = workers.live(session, GONE_SECONDS) if waiting else ()
     taken = {
         (queue, device)
         for worker in live

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.services.sweep import HEARTBEAT_SECONDS
+from app.services.sweep import GONE_SECONDS
 from app.settings import Settings, is_loopback
 
 KEY = "k5Fq-81hPz.Ttu27_wVgR"
@@ -20,7 +20,7 @@ def test_only_loopback_without_a_key(host: str) -> None:
 
 def test_a_live_worker_beats_before_it_counts_as_gone() -> None:
     longest = Settings(lease_seconds=60).lease_seconds
-    assert longest / 3 < HEARTBEAT_SECONDS
+    assert longest / 3 < GONE_SECONDS
     with pytest.raises(ValidationError, match="lease_seconds"):
         Settings(lease_seconds=61)
 
