@@ -38,6 +38,8 @@ class News:
     """What the database says beyond that; ``metrics`` is None where there are no new ones."""
 
     run_id: str
+    followed: bool
+    """As in the question."""
     status: str
     event_seq: int
     events: Sequence[tuple[int, bytes]]
@@ -88,7 +90,7 @@ def _answer(
             rows = logs.page(session, run_id, cursor, BATCH)
             lines = [frame("log", views.log_line(row).model_dump(mode="json")) for row in rows]
             cursor = logs.Cursor(rows[-1].attempt, rows[-1].seq) if rows else cursor
-    return News(run_id, status, event_seq, news, metrics_version, latest, cursor, lines)
+    return News(run_id, question.followed, status, event_seq, news, metrics_version, latest, cursor, lines)
 
 
 def _encode_events(rows: Sequence[models.Event]) -> list[tuple[int, bytes]]:

@@ -40,9 +40,9 @@ class Watch:
     """A watched run. Lives in the event loop."""
 
     run_id: str
+    followed: bool
+    """Whether its watchers want more than its status."""
     watchers: int = 0
-    followers: int = 0
-    """Those among the watchers who want more than the status."""
     status: str | None = None
     """None until the first answer."""
     base: int = 0
@@ -63,7 +63,7 @@ class Watch:
     def question(self, now: float) -> Question:
         return Question(
             self.run_id,
-            followed=self.followers > 0,
+            self.followed,
             event_seq=self.event_seq if self.status is not None else None,
             metrics_version=self.metrics_version,
             due=now >= self.due_at,
@@ -83,7 +83,7 @@ class Watch:
             self.metrics, self.metrics_version = news.metrics, news.metrics_version
         self.log_lines.extend(news.log_lines)
         self.log_count += len(news.log_lines)
-        self.log_cursor = news.log_cursor if self.followers else None
+        self.log_cursor = news.log_cursor
         if now >= self.due_at:
             self.due_at = now + METRICS_SECONDS
         if news.events or news.metrics is not None or news.log_lines or news.status != self.status:
@@ -102,7 +102,8 @@ class Hub:
     def __init__(self, database: Database, *, limit: int) -> None:
         self._database = database
         self._limit = limit
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[tuple[str, bool], Watch] = {}
+        """By run and whether it is followed."""
         self._holders = 0
         self._closing = False
         self._joined = asyncio.Event()
@@ -182,10 +183,9 @@ class Hub:
         if self._holders >= self._limit:
             raise TooManyRequests(f"{self._limit} streams and waits are open already", retry_after=5)
         self._holders += 1
-        watches = [self._watches.setdefault(run_id, Watch(run_id)) for run_id in run_ids]
+        watches = [self._watches.setdefault((run_id, follow), Watch(run_id, follow)) for run_id in run_ids]
         for watch in watches:
             watch.watchers += 1
-            watch.followers += follow
         self._joined.set()
         if self._reader is None or self._reader.done():
             self._reader = asyncio.create_task(self._follow(), name="streams")
@@ -195,9 +195,8 @@ class Hub:
             self._holders -= 1
             for watch in watches:
                 watch.watchers -= 1
-                watch.followers -= follow
                 if not watch.watchers:
-                    del self._watches[watch.run_id]
+                    del self._watches[watch.run_id, follow]
 
     async def _follow(self) -> None:
         loop = asyncio.get_running_loop()
@@ -211,7 +210,7 @@ class Hub:
                 logger.warning("streams: the database is away: %s", error)
                 answers = []
             for answer in answers:
-                if watch := self._watches.get(answer.run_id):
+                if watch := self._watches.get((answer.run_id, answer.followed)):
                     watch.take(answer, now)
             try:
                 async with asyncio.timeout(POLL_SECONDS):
