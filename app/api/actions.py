@@ -7,7 +7,7 @@ from app.serving.requests import MAX_BATCH, MAX_SEED
 
 PATH: Final = "/v1/runs/{run_id}/actions"
 
-_OBSERVATION: Final = {"description": "Nested lists of numbers, as the environment's observation space has it."}
+_OBSERVATION: Final = {"description": "An integer or nested lists of numbers, as the environment's observations are."}
 _ACTION: Final = {"description": "An integer, or (nested) lists of numbers, as the environment's action space has it."}
 _CHECKPOINT_ID: Final = {"type": "string", "description": "The checkpoint that answered.", "examples": ["ckpt_…"]}
 

@@ -6,7 +6,7 @@ Adding an algorithm touches this file (a config class, listed in ``AnyAlgorithm`
 
 from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from app.schemas.base import Schema
 
@@ -34,8 +34,6 @@ class AlgorithmConfig(Schema):
     """``auto`` takes tuned numbers for the environment where there are any; fields given explicitly win."""
     gamma: Probability = 0.99
     """Discount factor per environment step."""
-    hidden_sizes: Sizes = (64, 64)
-    """Width of each hidden layer of the networks."""
 
 
 class PPO(AlgorithmConfig):
@@ -48,6 +46,8 @@ class PPO(AlgorithmConfig):
     default_num_envs: ClassVar[int] = 8
 
     name: Literal["ppo"] = "ppo"
+    hidden_sizes: Sizes = (64, 64)
+    """Width of each hidden layer of the networks."""
     activation: Activation = "tanh"
     learning_rate: LearningRate = 3e-4
     learning_rate_schedule: Schedule = "constant"
@@ -136,7 +136,57 @@ class SAC(AlgorithmConfig):
     """None = minus the number of action dimensions (entropy in the normalised [-1, 1] action space)."""
 
 
-AnyAlgorithm = Annotated[PPO | DQN | SAC, Field(discriminator="name")]
+class Tabular(AlgorithmConfig):
+    """A table of action values, learned from one transition at a time.
+
+    Q-learning (Watkins 1989), SARSA (Rummery & Niranjan 1994) and Dyna-Q (Sutton 1990).
+    """
+
+    module: ClassVar[str] = "tabular"
+    summary: ClassVar[str] = "A table of action values learned by Q-learning, SARSA or, with a model, Dyna-Q."
+    paper: ClassVar[str] = "https://mitpress.mit.edu/9780262039246/"
+    observation_spaces: ClassVar[tuple[str, ...]] = ("discrete",)
+    action_spaces: ClassVar[tuple[str, ...]] = ("discrete",)
+
+    name: Literal["q_learning", "sarsa", "dyna_q"] = "q_learning"
+    expected: bool = False
+    """SARSA only: bootstrap from the mean over the policy's actions (expected SARSA), not from the one taken next."""
+    planning_steps: int = Field(default_factory=lambda given: 10 if given.get("name") == "dyna_q" else 0, ge=0, le=1000)
+    """Dyna-Q only: updates per env step from remembered transitions; 10 unless given. 0 is Q-learning."""
+    initial_value: float = 0.0
+    """Of every action in every state; above what can be earned, it makes the agent try everything."""
+    learning_rate: float = Field(0.5, gt=0, le=1)
+    learning_rate_schedule: Literal["constant", "linear", "visits"] = "constant"
+    """``linear`` falls to the floor over the run's env steps; ``visits`` divides by N(s, a) ** ``visit_exponent``."""
+    learning_rate_floor: Probability = 0.0
+    """The smallest learning rate of a schedule that falls."""
+    visit_exponent: float = Field(0.6, gt=0, le=1)
+    """Above a half, values converge although outcomes are random (Robbins & Monro 1951)."""
+    epsilon_schedule: Literal["linear", "exponential"] = "linear"
+    """How epsilon goes from start to end: by equal differences or by equal ratios."""
+    epsilon_start: Probability = 1.0
+    epsilon_end: Probability = 0.05
+    epsilon_fraction: float = Field(0.5, gt=0, le=1)
+    """Share of the run's env steps over which epsilon falls."""
+    evaluation_epsilon: Probability = 0.0
+
+    @field_validator("expected", "planning_steps")
+    @classmethod
+    def _belongs_to_the_name(cls, value: int, info: ValidationInfo) -> int:
+        owner = {"expected": "sarsa", "planning_steps": "dyna_q"}[info.field_name or ""]
+        if value and info.data.get("name") not in (owner, None):
+            raise ValueError(f"is for {owner}, not for {info.data['name']}")
+        return value
+
+    @field_validator("epsilon_end")
+    @classmethod
+    def _has_a_ratio(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("epsilon_schedule") == "exponential" and not (value and info.data.get("epsilon_start")):
+            raise ValueError("an exponential schedule goes neither from nor to zero")
+        return value
+
+
+AnyAlgorithm = Annotated[PPO | DQN | SAC | Tabular, Field(discriminator="name")]
 
 
 def algorithms() -> dict[str, type[AlgorithmConfig]]:

@@ -1,7 +1,8 @@
 """The policy bundle's manifest, ``bundle.json``: everything the server needs to act with ``policy.onnx``.
 
-The graph maps ``observation`` (B, *shape) to distribution parameters: ``logits`` (categorical; multi-categorical,
-concatenated), ``mean`` and ``log_std`` (gaussian, tanh_gaussian) or ``q_values`` (epsilon_greedy).
+The graph maps ``observation``, (B, *shape) of float32 or uint8 or, in a discrete space, (B,) of int64, to distribution
+parameters: ``logits`` (categorical; multi-categorical, concatenated), ``mean`` and ``log_std`` (gaussian,
+tanh_gaussian) or ``q_values`` (epsilon_greedy).
 """
 
 from typing import Any, Literal
@@ -34,7 +35,7 @@ class PolicyBundle(Schema):
     algorithm: str
     environment_id: str
     environment_kwargs: dict[str, Any]
-    observation: BoxSpace
+    observation: BoxSpace | DiscreteSpace = Field(discriminator="type")
     action: DiscreteSpace | MultiDiscreteSpace | BoxSpace = Field(discriminator="type")
     distribution: Distribution
     epsilon: float = Field(0.0, ge=0, le=1)

@@ -55,4 +55,5 @@ def _work(spec: ExperimentSpec) -> int:
     algorithm = spec.algorithm
     rollout = (spec.environment.num_envs or algorithm.default_num_envs) * getattr(algorithm, "num_steps", 0)
     batch: int = getattr(algorithm, "batch_size", 0) or rollout // getattr(algorithm, "num_minibatches", 1)
-    return batch * max(algorithm.hidden_sizes) ** 2
+    widths: tuple[int, ...] = getattr(algorithm, "hidden_sizes", (1,))  # a table has no layers
+    return batch * max(widths) ** 2

@@ -64,7 +64,7 @@ class ActionApp:
     async def _answer(self, run_id: str, body: bytes) -> bytes:
         request = ActionRequest.parse(body)
         policy = self._store.cached(run_id, request.checkpoint) or await self._find(run_id, request.checkpoint)
-        observations = request.array(policy.shape, pixels=policy.pixels)
+        observations = request.array(policy.shape, pixels=policy.pixels, states=policy.states)
         seed = None
         if not request.deterministic:
             seed = secrets.randbits(63) if request.seed is None else request.seed

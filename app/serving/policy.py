@@ -11,6 +11,7 @@ import onnxruntime
 from pydantic import ValidationError
 
 from app.schemas.bundle import PolicyBundle
+from app.schemas.environments import BoxSpace, DiscreteSpace
 from app.serving.sampling import Actions, Decoder, Observations, keys
 
 SESSION_BYTES: Final = 128 * 1024
@@ -27,7 +28,10 @@ class Policy:
 
     def __init__(self, checkpoint_id: str, model: bytes, bundle: PolicyBundle) -> None:
         self.checkpoint_id = checkpoint_id
-        self.shape = bundle.observation.shape
+        space = bundle.observation
+        self.shape = space.shape if isinstance(space, BoxSpace) else ()
+        self.states = range(space.start, space.start + space.n) if isinstance(space, DiscreteSpace) else None
+        """What observations may be, where they are the integers of a discrete space."""
         self.bytes = SESSION_BYTES + 2 * len(model)  # the runtime keeps packed copies of weights
         self._decoder = Decoder(bundle)
         self._session = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
@@ -45,8 +49,14 @@ class Policy:
         """How long :meth:`act` takes at most, extrapolated from the samples drawn at the warm-up."""
         return max(self._call_seconds, batch * self._row_seconds)
 
+    def _blank(self, batch: int) -> Observations:
+        if self.states is not None:
+            return np.full(batch, self.states.start, np.int64)
+        shape = (batch, *self.shape)
+        return np.zeros(shape, np.uint8) if self.pixels else np.zeros(shape, np.float32)
+
     def _time(self, batch: int, *, repeats: int) -> float:
-        observations = np.zeros((batch, *self.shape), np.uint8 if self.pixels else np.float32)
+        observations = self._blank(batch)
         best = float("inf")
         for _ in range(repeats):
             start = time.perf_counter()

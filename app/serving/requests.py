@@ -66,31 +66,36 @@ class ActionRequest(NamedTuple):
             raise _invalid(*errors)
         return request
 
-    def array(self, shape: Sequence[int], *, pixels: bool) -> Observations:
-        """The observations as (B, *shape): uint8 if ``pixels``, else float32.
+    def array(self, shape: Sequence[int], *, pixels: bool, states: range | None = None) -> Observations:
+        """The observations as (B, *shape): uint8 if ``pixels``, int64 if they are one of ``states``, else float32.
 
         Raises ``Invalid`` pointing at the first observation, or the element of it, that does not belong to the space.
         """
+        integers = range(256) if pixels else states
         flat = self.observations
         for size in shape:
             if set(map(type, flat)) != {list} or set(map(len, flat)) != {size}:
-                raise self._misplaced(shape, pixels)
+                raise self._misplaced(shape, integers)
             flat = list(chain.from_iterable(flat))
-        if not (_INTEGER if pixels else _FLOAT).issuperset(map(type, flat)):
-            raise self._misplaced(shape, pixels)
+        if not (_FLOAT if integers is None else _INTEGER).issuperset(map(type, flat)):
+            raise self._misplaced(shape, integers)
         try:
             if pixels:
                 return np.frombuffer(bytes(flat), np.uint8).reshape(-1, *shape)
+            if states is not None:
+                if min(flat) < states.start or max(flat) >= states.stop:
+                    raise self._misplaced(shape, states)
+                return np.array(flat, np.int64)
             # Refuses what overflows, and takes a third of the time of np.array.
             packed = struct.pack(f"<{len(flat)}f", *flat)
             return np.frombuffer(packed, "<f4").reshape(-1, *shape)
         except (ValueError, OverflowError):
-            raise self._misplaced(shape, pixels) from None
+            raise self._misplaced(shape, integers) from None
 
-    def _misplaced(self, shape: Sequence[int], pixels: bool) -> Invalid:
+    def _misplaced(self, shape: Sequence[int], integers: range | None) -> Invalid:
         for index, observation in enumerate(self.observations):
             pointer = "/observation" if self.single else f"/observations/{index}"
-            if error := _first_error(observation, pointer, shape, pixels):
+            if error := _first_error(observation, pointer, shape, integers):
                 return _invalid(error)
         raise AssertionError("a batch was refused whose observations are all right")
 
@@ -131,17 +136,18 @@ def _escape(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _first_error(value: object, pointer: str, shape: Sequence[int], pixels: bool) -> FieldError | None:
-    """What is wrong with ``value``, which should be nested lists of ``shape``."""
+def _first_error(value: object, pointer: str, shape: Sequence[int], integers: range | None) -> FieldError | None:
+    """What is wrong with ``value``, which should be nested lists of ``shape``, of these ``integers`` or of numbers."""
     if shape:
         if type(value) is not list or len(value) != shape[0]:
             seen = f"a list of {len(value)}" if type(value) is list else _word(value)
             return FieldError(pointer, f"must be a list of {shape[0]} {'lists' if shape[1:] else 'numbers'}, is {seen}")
-        errors = (_first_error(item, f"{pointer}/{index}", shape[1:], pixels) for index, item in enumerate(value))
+        errors = (_first_error(item, f"{pointer}/{index}", shape[1:], integers) for index, item in enumerate(value))
         return next(filter(None, errors), None)
-    if pixels:
-        right = type(value) is int and 0 <= value <= 255
-        return None if right else FieldError(pointer, f"must be an integer from 0 to 255, is {_word(value)}")
+    if integers is not None:
+        right = type(value) is int and value in integers
+        bounds = f"{integers.start} to {integers.stop - 1}"
+        return None if right else FieldError(pointer, f"must be an integer from {bounds}, is {_word(value)}")
     if type(value) not in _FLOAT:
         return FieldError(pointer, f"must be a number, is {_word(value)}")
     with np.errstate(over="ignore"):

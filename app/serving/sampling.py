@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from app.schemas.bundle import PolicyBundle
 from app.schemas.environments import BoxSpace, DiscreteSpace, MultiDiscreteSpace
 
-Observations = NDArray[np.float32] | NDArray[np.uint8]
+Observations = NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int64]
 Actions = NDArray[np.integer] | NDArray[np.floating]
 Words = NDArray[np.uint64]
 

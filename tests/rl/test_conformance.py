@@ -38,6 +38,7 @@ PLACES = {
     ("vector", "vector"): "Pendulum-v1",
     ("vector", "multi_discrete"): "Match-v0",
     ("image", "discrete"): "Flash-v0",
+    ("discrete", "discrete"): "FrozenLake-v1",
 }
 SEEDS, NUM_ENVS, TOTAL = [11, 12, 13], 2, 640
 

@@ -17,14 +17,14 @@ from app.schemas.bundle import PolicyBundle
 from app.schemas.environments import BoxSpace, DiscreteSpace
 from app.schemas.experiment import ExperimentSpec
 from app.serving.policy import load
-from worker.rl.algorithms import dqn, ppo, sac
+from worker.rl.algorithms import dqn, ppo, sac, tabular
 from worker.rl.algorithms.agent import Agent
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.errors import ParityError
 from worker.rl.export import export_policy
 from worker.rl.noise import Noise
 
-BUILDERS: dict[str, Any] = {"ppo": ppo.build, "dqn": dqn.build, "sac": sac.build}
+BUILDERS: dict[str, Any] = {"ppo": ppo.build, "dqn": dqn.build, "sac": sac.build, "sarsa": tabular.build}
 SEEDS = [3, 4]
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
@@ -38,6 +38,7 @@ CASES: dict[str, tuple[dict[str, Any], spaces.Space[Any], spaces.Space[Any]]] = 
     "dqn": ({"name": "dqn", "hidden_sizes": [32]}, VECTOR, spaces.Discrete(3)),
     "dqn-image": ({"name": "dqn"}, IMAGE, spaces.Discrete(3)),
     "sac": ({"name": "sac", "hidden_sizes": [32, 32]}, VECTOR, BOX),
+    "tabular": ({"name": "sarsa"}, spaces.Discrete(6, start=-2), spaces.Discrete(3, start=1)),
 }
 
 
@@ -51,6 +52,8 @@ def make(case: str) -> tuple[Agent, EnvSpec, ExperimentSpec]:
     agent = BUILDERS[spec.algorithm.name](spec.algorithm, env_spec, SEEDS, torch.device("cpu"), 1000, 4)
     if getattr(agent, "observations", None) is not None:
         agent.observations.update(torch.randn(2, 100, 5) * 3 + 1)
+    if isinstance(agent, tabular.Tabular):
+        agent.q.normal_()
     return agent, env_spec, spec
 
 
@@ -59,6 +62,8 @@ def observations(env_spec: EnvSpec) -> Tensor:
     shape = (2, 7, *env_spec.observation_shape)
     if env_spec.image:
         return torch.randint(0, 256, shape, dtype=torch.uint8)
+    if isinstance(states := env_spec.observation_space, DiscreteSpace):
+        return torch.randint(states.start, states.start + states.n, shape)
     return torch.randn(shape)
 
 

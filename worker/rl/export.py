@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from app.schemas.bundle import PolicyBundle
+from app.schemas.environments import DiscreteSpace
 from app.schemas.experiment import ExperimentSpec
 from worker.rl.algorithms.agent import Agent
 from worker.rl.envs.spaces import EnvSpec
@@ -64,9 +65,11 @@ def export_policy(agent: Agent, replica: int, env_spec: EnvSpec, spec: Experimen
 
 
 def _probe(env_spec: EnvSpec) -> Tensor:
-    """Observations (PROBE_BATCH, …) of sizes from a tenth to ten, or random images."""
+    """Observations (PROBE_BATCH, …) of sizes from a tenth to ten, or random images or states."""
     generator = torch.Generator().manual_seed(0)
     shape = (PROBE_BATCH, *env_spec.observation_shape)
+    if isinstance(space := env_spec.observation_space, DiscreteSpace):
+        return torch.randint(space.start, space.start + space.n, shape, generator=generator)
     if env_spec.image:
         return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     scale = torch.logspace(-1, 1, PROBE_BATCH)

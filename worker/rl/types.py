@@ -28,6 +28,8 @@ class Transition(NamedTuple):
     next_obs: Tensor
     weight: Tensor | None = None
     """Importance weights (R, B) of a prioritized sample."""
+    episode_end: Tensor | None = None
+    """Where an episode ends with the transition, (R, B): terminated, truncated or cut."""
 
 
 class Rollout(NamedTuple):

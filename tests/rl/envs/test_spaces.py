@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
 
 from worker.rl.envs.spaces import EnvSpec, describe
@@ -20,6 +21,12 @@ def test_multi_discrete() -> None:
     assert len(spec.observation_space.low) == 1
 
 
+def test_discrete_observations() -> None:
+    spec = EnvSpec.of("E", Discrete(5, start=-1), Discrete(2))
+    assert (spec.observation_shape, spec.observation_dtype, spec.image) == ((), torch.int64, False)
+    assert (spec.observation_space.n, spec.observation_space.start) == (5, -1)
+
+
 def test_box_bounds() -> None:
     spec = EnvSpec.of("E", UNBOUNDED, Box(np.array([-1, -2], np.float32), np.array([1, 2], np.float32)))
     assert (spec.action_shape, spec.action_dim) == ((2,), 2)
@@ -32,7 +39,7 @@ def test_box_bounds() -> None:
     [
         (Dict({"a": VECTOR}), Discrete(2), "observations are a Dict"),
         (Tuple((VECTOR, VECTOR)), Discrete(2), "observations are a Tuple"),
-        (Discrete(5), Discrete(2), "observations are a Discrete"),
+        (MultiDiscrete([2, 3]), Discrete(2), "observations are a MultiDiscrete"),
         (Text(5), Discrete(2), "observations are a Text"),
         (Box(0, 1, (4, 4), np.float32), Discrete(2), "Box of shape \\(4, 4\\)"),
         (Box(0, 1, (8, 8, 3), np.float32), Discrete(2), "type float32"),

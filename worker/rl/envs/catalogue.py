@@ -25,6 +25,8 @@ PACKAGES = ("classic_control", "box2d", "toy_text", "mujoco")
 PATH = Path(next(iter(app.schemas.__path__))) / "environments.json"
 _HIDDEN = {"render_mode", "verbose", "xml_file", "default_camera_config", "main_body"}
 """Not for users: rendering belongs to the service, and a model file would be a path on the worker."""
+LONGEST_EPISODE = 1000
+"""Time limit of an environment that is registered without one: a policy may go in circles for ever."""
 _LIMITS = {"frame_skip": {"minimum": 1, "maximum": 1000}}
 
 
@@ -62,7 +64,7 @@ def _entry(spec: Registered) -> EnvironmentEntry | None:
         package=f"gymnasium.{_package(spec)}",
         observation_space=describe(env.observation_space),
         action_space=describe(env.action_space),
-        max_episode_steps=spec.max_episode_steps,
+        max_episode_steps=spec.max_episode_steps or LONGEST_EPISODE,
         reward_threshold=spec.reward_threshold,
         kwargs_schema=_kwargs_schema(spec),
     )

@@ -39,24 +39,24 @@ class EnvSpec:
     """What an agent needs to know of an environment: its spaces.
 
     Raises:
-        UnsupportedSpace: unless observations are a vector or uint8 image box and actions are discrete, multi-discrete
-            or a bounded vector box.
+        UnsupportedSpace: unless observations are a vector, a uint8 image box or discrete and actions are discrete,
+            multi-discrete or a bounded vector box.
     """
 
     id: str
-    observation_space: BoxSpace
+    observation_space: BoxSpace | DiscreteSpace
     action_space: ActionSpace
 
     @classmethod
     def of(cls, env_id: str, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> "EnvSpec":
         """From gymnasium's spaces."""
         observed, acted = describe(observation_space), describe(action_space)
-        if not isinstance(observed, BoxSpace) or kind(observed) not in ("vector", "image"):
+        if isinstance(observed, MultiDiscreteSpace | OtherSpace) or kind(observed) == "other":
             raise UnsupportedSpace(
-                f"{env_id}: observations are {_words(observation_space)}; vectors (Box of one axis) and images "
-                "(uint8 Box of three axes) can be trained on"
+                f"{env_id}: observations are {_words(observation_space)}; vectors (Box of one axis), images "
+                "(uint8 Box of three axes) and Discrete can be trained on"
             )
-        if kind(observed) == "vector" and math.prod(observed.shape) == 0:
+        if isinstance(observed, BoxSpace) and math.prod(observed.shape) == 0:
             raise UnsupportedSpace(f"{env_id}: observations are empty")
         if isinstance(acted, OtherSpace) or kind(acted) not in ("discrete", "multi_discrete", "vector"):
             raise UnsupportedSpace(
@@ -73,11 +73,14 @@ class EnvSpec:
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        return self.observation_space.shape
+        """Shape of one observation, without replica and copy: () for discrete ones."""
+        return self.observation_space.shape if isinstance(self.observation_space, BoxSpace) else ()
 
     @property
     def observation_dtype(self) -> torch.dtype:
-        """How observations are stored: bytes for images, float32 otherwise."""
+        """How observations are stored: int64 (from the space's start) if discrete, bytes for images, else float32."""
+        if isinstance(self.observation_space, DiscreteSpace):
+            return torch.int64
         return torch.uint8 if self.image else torch.float32
 
     @property

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from app.schemas.environments import BoxSpace, DiscreteSpace
+from app.schemas.environments import BoxSpace, DiscreteSpace, catalogue
 from worker.rl.envs.mujoco import is_mujoco, listen
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
@@ -58,8 +58,8 @@ def env_seeds(seed: int, purpose: str, cut: int, count: int) -> list[int]:
     return [derive_seed(seed, "env", purpose, cut, i) % 2**31 for i in range(count)]
 
 
-def make_one(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
-    """One environment.
+def make_one(env_id: str, kwargs: dict[str, Any], max_episode_steps: int | None = None) -> gymnasium.Env:
+    """One environment, truncated after so many env steps; None: as it is registered.
 
     Raises:
         EnvironmentFailure: when it can't be made.
@@ -67,7 +67,7 @@ def make_one(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     if is_mujoco(env_id):
         listen()
     try:
-        return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+        return gymnasium.make(env_id, disable_env_checker=True, max_episode_steps=max_episode_steps, **kwargs)
     except Exception as error:
         raise EnvironmentFailure(f"{env_id} cannot be made: {type(error).__name__}: {error}") from error
 
@@ -83,8 +83,10 @@ class LoopVectorEnv:
         self._seeds = list(seeds)
         self._envs: list[gymnasium.Env] = []
         self._threads: ThreadPoolExecutor | None = None
+        # The catalogue's limit is also that of environments registered without one.
+        limit = entry.max_episode_steps if (entry := catalogue().get(env_id)) else None
         for _ in range(len(self._seeds) * num_envs):
-            self._envs.append(make_one(env_id, kwargs))
+            self._envs.append(make_one(env_id, kwargs, limit))
         try:
             self.spec = EnvSpec.of(env_id, self._envs[0].observation_space, self._envs[0].action_space)
         except UnsupportedSpace:
@@ -153,7 +155,7 @@ class LoopVectorEnv:
 
     def _allocate(self) -> None:
         count, shape = len(self._envs), self.spec.observation_shape
-        dtype = np.uint8 if self.spec.image else np.float32
+        dtype = torch.empty(0, dtype=self.spec.observation_dtype).numpy().dtype
         self._obs, self._next_obs = np.zeros((count, *shape), dtype), np.zeros((count, *shape), dtype)
         self._reward = np.zeros(count, np.float32)
         self._terminated, self._truncated = np.zeros(count, bool), np.zeros(count, bool)

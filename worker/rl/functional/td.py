@@ -18,6 +18,19 @@ def target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     return torch.addcmul(reward, discount, next_value)
 
 
+def expected_value(q: Tensor, epsilon: float) -> Tensor:
+    """Value of the epsilon-greedy policy (van Seijen et al. 2009, https://doi.org/10.1109/ADPRL.2009.4927542).
+
+    Args:
+        q: Action values, ``(…, A)``. It doesn't matter how the policy breaks ties.
+        epsilon: Probability of an action drawn uniformly.
+
+    Returns:
+        ``(…)``.
+    """
+    return torch.lerp(q.amax(-1), q.mean(-1), epsilon)
+
+
 def weighted_mse(td_error: Tensor, weight: Tensor | None = None) -> Tensor:
     """Half the mean squared error.
 

@@ -1,0 +1,45 @@
+"""Act, and learn from every transition as it comes."""
+
+import numpy as np
+import torch
+
+from app.schemas.experiment import ExperimentSpec
+from worker.rl.algorithms.agent import Agent
+from worker.rl.drivers.loop import Loop
+from worker.rl.envs import VectorEnv
+from worker.rl.reporter import Reporter, State
+from worker.rl.types import Transition
+
+EMIT_EVERY = 1000
+"""Env steps between two points of a metric."""
+
+
+def run(
+    spec: ExperimentSpec,
+    seeds: list[int],
+    agent: Agent,
+    env: VectorEnv,
+    reporter: Reporter,
+    device: torch.device,
+    resume: State | None,
+) -> None:
+    """Train until the env steps are done or nobody is left. See :func:`worker.rl.drivers.train`."""
+    gamma = np.float32(spec.algorithm.gamma)
+    loop = Loop(spec, seeds, agent, env, reporter, device, emit_every=EMIT_EVERY)
+    obs: np.ndarray | None = loop.begin(resume)
+    while obs is not None:
+        agent.env_step = loop.env_step
+        now = torch.tensor(obs, device=device)
+        action = agent.act(now, loop.noise, explore=True).action
+        step = env.step(action.cpu().numpy())
+        ended = step.terminated | step.truncated
+        loop.advance(env.num_envs)
+        reporter.progress(loop.env_step)
+        loop.episodes.add(step.reward[:, None], ended[:, None])
+        ended |= loop.look()[:, None]
+        outcome = (step.reward, gamma * ~step.terminated, step.next_obs)
+        reward, discount, next_obs = (torch.tensor(values, device=device) for values in outcome)
+        transition = Transition(now, action, reward, discount, next_obs, episode_end=torch.from_numpy(ended).to(device))
+        loop.record(agent.update(transition, loop.noise).metrics)
+        obs = loop.turn(step.obs)
+    loop.close()
