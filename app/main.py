@@ -5,15 +5,17 @@ import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import anyio.to_thread
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.api import actions, catalogue, checkpoints, experiments, operations, problems, runs
 from app.api.deps import Service
 from app.db.engine import Database
+from app.db.migrate import SchemaOutdated, check
 from app.errors import MethodNotAllowed
 from app.middleware import ASGIApp, BodyLimit, Gate, Receive, Scope, Send, send_problem
 from app.queue import Doorbell
@@ -106,6 +108,8 @@ def _lifespan(service: Service, acting: ActionApp) -> Callable[[FastAPI], Any]:
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
         settings, database, doorbell = service.settings, service.database, service.doorbell
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.database_pool_size
+        with suppress(SchemaOutdated, SQLAlchemyError):  # readiness says so until it is mended; a newer schema ends us
+            await anyio.to_thread.run_sync(check, settings.database_url)
         sweeper = Sweeper(
             database,
             interval=settings.sweep_seconds,

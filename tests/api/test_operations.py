@@ -1,16 +1,20 @@
 """Liveness, readiness, workers."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 import app.main
 from app.db.engine import Database
 from app.db.ids import new_id
+from app.db.migrate import SchemaTooNew
 from app.db.models import Worker
 from app.db.repositories import workers
 from app.db.repositories.workers import WorkerInfo
+from app.middleware import Message
 from app.settings import Settings
 from tests.api.asgi import serve
 from tests.api.conftest import ON_BOTH, Bells
@@ -44,6 +48,25 @@ class TestReadiness:
             assert problem["errors"][0]["pointer"] == "/migrations"
             assert client.get("/healthz").status_code == 200
             assert_problem(client.get("/v1/runs"), 503)
+
+    def test_a_newer_schema_ends_the_start(self, sqlite_url: str, tmp_path: Path) -> None:
+        database = Database(sqlite_url)
+        with database.writing() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        database.dispose()
+        application = app.main.create_app(Settings(database_url=sqlite_url, data_dir=tmp_path))
+        command = [{"type": "lifespan.startup"}]
+        said: list[Message] = []
+
+        async def receive() -> Message:
+            return command.pop()  # type: ignore[return-value]
+
+        async def send(message: Message) -> None:
+            said.append(message)
+
+        with pytest.raises(SchemaTooNew, match="9999"):
+            asyncio.run(application({"type": "lifespan", "state": {}}, receive, send))  # type: ignore[arg-type]
+        assert said[0]["type"] == "lifespan.startup.failed"
 
     def test_without_a_database(self, tmp_path: Path, bells: Bells) -> None:
         url = f"postgresql+psycopg://nobody@/nothing?host={tmp_path}"
