@@ -98,6 +98,30 @@ def test_inactive_replicas_keep_weights_moments_and_steps() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [15, 45, 100, 4099])
+def test_a_row_does_not_depend_on_which_others_move(size: int) -> None:
+    """To the bit, now and after a resume, whatever a row's length leaves over for the vector units."""
+
+    def made(replicas: int) -> tuple[Parameters, Adam]:
+        module = nn.ParameterList([torch.randn(R, size, generator=torch.Generator().manual_seed(0))[:replicas]])
+        parameters = Parameters(replicas, module)
+        return parameters, Adam(parameters, 0.01)
+
+    (together, a), (apart, b), (resumed, c), (alone, d) = made(R), made(R), made(R), made(1)
+    for number in range(20):
+        gradient = torch.randn(R, size, generator=torch.Generator().manual_seed(number))
+        a.apply([gradient])
+        b.apply([gradient], [True, number == 1, False])
+        d.apply([gradient[:1]])
+        if number == 3:
+            resumed.load(apart.state())
+            c.load(b.state())
+        if number > 3:
+            c.apply([gradient], [True, False, False])
+    rows = [parameters.buffers[0][0] for parameters in (together, apart, resumed, alone)]
+    assert all(torch.equal(rows[0], row) for row in rows[1:])
+
+
 def test_select_and_load_go_on_as_before() -> None:
     module, parameters, opt = made(0.01)
     data = batches(3)

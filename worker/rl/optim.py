@@ -102,7 +102,6 @@ class Adam:
         self.first = [torch.zeros_like(buffer) for buffer in parameters.buffers]
         self.second = [torch.zeros_like(buffer) for buffer in parameters.buffers]
         self.steps = parameters.buffers[0].new_zeros(parameters.replicas)
-        self._in_step = True
 
     def step(self, loss: Tensor, active: Sequence[bool] | None = None) -> None:
         """One update of this optimiser's parameters, and of no others, down the gradient of ``loss``, (R,).
@@ -117,19 +116,13 @@ class Adam:
         flat = self.parameters.flatten(gradients)
         if self.max_grad_norm is not None:
             clip_rows(flat, self.max_grad_norm)
-        everyone = active is None or all(active)
-        if everyone and self._in_step and isinstance(self.lr, float):
-            self.steps += 1
-            self._fused(self.parameters.buffers, flat, self.first, self.second, self.steps[0], self.lr)
-            return
-        for r in range(self.parameters.replicas):
-            if active is None or active[r]:
-                self.steps[r] += 1
-                groups = (self.parameters.buffers, flat, self.first, self.second)
-                weights, gradient, first, second = ([buffer[r] for buffer in group] for group in groups)
-                lr = self.lr if isinstance(self.lr, float) else self.lr[r]
-                self._fused(weights, gradient, first, second, self.steps[r], lr)
-        self._in_step = self._in_step and everyone
+        self.steps += 1 if active is None else self.steps.new_tensor(active)
+        rows = [r for r in range(self.parameters.replicas) if active is None or active[r]]
+        if isinstance(self.lr, float):
+            self._fused(rows, flat, self.lr)
+        else:
+            for r in rows:
+                self._fused([r], flat, self.lr[r])
 
     def state(self) -> dict[str, Tensor]:
         first = {f"first.{i}": buffer for i, buffer in enumerate(self.first)}
@@ -141,7 +134,6 @@ class Adam:
         for i, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
             first.copy_(state[f"first.{i}"])
             second.copy_(state[f"second.{i}"])
-        self._in_step = bool((self.steps == self.steps[0]).all())
 
     def select(self, keep: Sequence[int]) -> None:
         """Keep (or repeat) these replicas' moments; ``parameters.select`` is called by whoever owns the parameters."""
@@ -151,24 +143,20 @@ class Adam:
         self.steps = self.steps[rows]
         if not isinstance(self.lr, float):
             self.lr = [self.lr[i] for i in rows]
-        self._in_step = bool((self.steps == self.steps[0]).all())
 
-    def _fused(
-        self,
-        weights: list[Tensor],
-        gradients: list[Tensor],
-        first: list[Tensor],
-        second: list[Tensor],
-        step: Tensor,
-        lr: float,
-    ) -> None:
+    def _fused(self, rows: list[int], gradients: list[Tensor], lr: float) -> None:
+        """Adam on these rows, each a tensor of its own: a row's arithmetic must not depend on which others move."""
+        groups = (self.parameters.buffers, gradients, self.first, self.second, [self.steps] * len(gradients))
+        weights, slopes, first, second, steps = (
+            [views[r] for views in (buffer.unbind(0) for buffer in buffers) for r in rows] for buffers in groups
+        )
         torch._fused_adam_(
             weights,
-            gradients,
+            slopes,
             first,
             second,
             [],
-            [step] * len(gradients),
+            steps,
             lr=lr,
             beta1=self.betas[0],
             beta2=self.betas[1],

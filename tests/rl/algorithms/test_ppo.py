@@ -10,11 +10,13 @@ from app.schemas.environments import BoxSpace, DiscreteSpace
 from tests.rl import toys
 from worker.rl import envs
 from worker.rl.algorithms import ppo
+from worker.rl.drivers import train
 from worker.rl.drivers.on_policy import collect
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.functional import policy_gradient
 from worker.rl.noise import Noise
 from worker.rl.replay.rollout import RolloutStorage
+from worker.rl.reporter import MemoryReporter
 from worker.rl.types import Rollout
 
 VECTOR = BoxSpace(shape=(3,), low=(None,) * 3, high=(None,) * 3)
@@ -103,6 +105,47 @@ def test_schedules_fall_to_zero() -> None:
     before = agent.parameters.buffers[0].clone()
     agent.update(rollout_of(agent), Noise(SEEDS))
     assert torch.equal(agent.parameters.buffers[0], before)
+
+
+STOPPING: dict[str, Any] = {
+    "name": "ppo", "num_steps": 32, "num_minibatches": 4, "epochs": 4, "hidden_sizes": (15,),
+    "learning_rate": 0.01, "target_kl": 0.01,
+}  # fmt: skip
+
+
+def stopping(seeds: list[int]) -> dict[int, Tensor]:
+    """Weights after five updates of which each replica leaves out some of its own."""
+    reporter = MemoryReporter(seeds)
+    spec = toys.spec("CartPole-v1", STOPPING, num_envs=4, total=6 * 128, every=5 * 128, episodes=1)
+    train(spec, seeds, reporter)
+    ((_, state),) = reporter.states
+    steps = state.tensors["agent/optimiser/steps"]
+    assert steps.max() < 5 * 16 and (len(seeds) == 1 or len(steps.unique()) > 1)
+    return dict(zip(seeds, state.tensors["agent/parameters/0"], strict=True))
+
+
+def test_where_a_replica_stops_is_no_matter_to_its_neighbours() -> None:
+    pack, other = stopping([1, 2, 3]), stopping([1, 99, 3])
+    assert torch.equal(pack[1], other[1]) and torch.equal(pack[3], other[3])
+    for seed in (1, 2, 3):
+        torch.testing.assert_close(stopping([seed])[seed], pack[seed], rtol=1e-3, atol=1e-4)
+
+
+def test_metrics_are_of_what_a_replica_learned_from() -> None:
+    """Up to the minibatch that stopped it, however long its neighbour goes on."""
+    lone = agent_for(target_kl=1e-3, learning_rate=0.05, epochs=10)
+    batch = rollout_of(lone)
+    pack = agent_for(target_kl=1e-3, learning_rate=0.05, epochs=10)
+    still = batch._replace(reward=batch.reward * torch.tensor([1.0, 0.0]).view(2, 1, 1))
+    for buffer in pack.parameters.buffers:
+        buffer[1] = 0.0  # with no weights and no rewards nothing is learned and nothing stops
+    a, b = (agent.update(data, Noise(SEEDS)).metrics for agent, data in ((lone, batch), (pack, still)))
+    for name in ppo.METRICS:
+        torch.testing.assert_close(a[name][0], b[name][0])
+    assert lone.optimiser.steps[0] == pack.optimiser.steps[0] < pack.optimiser.steps[1] == 20
+    broken = batch._replace(reward=batch.reward * torch.tensor([1.0, torch.nan]).view(2, 1, 1))
+    metrics = agent_for(target_kl=1e-3).update(broken, Noise(SEEDS)).metrics
+    assert metrics["losses/policy"].isfinite().tolist() == [True, False], "for the driver to see"
 
 
 def test_target_kl_stops_a_replica_alone() -> None:

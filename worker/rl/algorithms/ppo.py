@@ -105,11 +105,12 @@ class PPO(Agent):
         data = self._evaluate(batch)
         spread = data.target.var(1)
         explained = (1.0 - (data.target - data.value).var(1) / spread).masked_fill(spread == 0, torch.nan)
-        metrics = []
+        metrics, counted = [], []
         active = [True] * self.parameters.replicas
         for part in self._minibatches(data, noise):
             loss, seen = self._loss(part, clip_range)
             metrics.append(seen)
+            counted.append(active)
             if config.target_kl is not None:
                 kl = seen[KL].tolist()
                 active = [a and k <= 1.5 * config.target_kl for a, k in zip(active, kl, strict=True)]
@@ -119,7 +120,7 @@ class PPO(Agent):
         self.updates += 1
         if self.observations is not None:
             self.observations.update(batch.obs.flatten(1, 2))
-        means = torch.stack(metrics).mean(0)
+        means = _means(torch.stack(metrics), torch.tensor(counted, device=spread.device).unsqueeze(1))
         return Update(dict(zip(METRICS, means.unbind(), strict=True)) | {"ppo/explained_variance": explained})
 
     def policy(self, replica: int) -> nn.Module:
@@ -162,8 +163,10 @@ class PPO(Agent):
         """All samples once per epoch, in a new order each time."""
         count, size = self.config.num_minibatches, data.value.shape[1]
         rows = size // count
-        for _ in range(self.config.epochs):
-            shuffled = data.take(noise.permutation("minibatch", size))
+        # All drawn beforehand: where the updates stop early is no matter of how far the stream is.
+        orders = [noise.permutation("minibatch", size) for _ in range(self.config.epochs)]
+        for order in orders:
+            shuffled = data.take(order)
             if self.config.normalize_advantage and rows > 1:
                 advantage = shuffled.advantage.view(-1, count, rows)
                 std, mean = torch.std_mean(advantage, 2, keepdim=True)
@@ -203,6 +206,11 @@ class PPO(Agent):
         self.discounted = sums[:, -1] * ~batch.episode_end[:, -1]
         self.rewards.update(sums.flatten(1))
         return self.rewards.rescale(batch.reward.flatten(1)).view(batch.reward.shape)
+
+
+def _means(metrics: Tensor, counted: Tensor) -> Tensor:
+    """Means of metrics (minibatches, metrics, R) over the minibatches that count, (minibatches, 1, R) bool."""
+    return metrics.where(counted, 0.0).sum(0) / counted.sum(0)
 
 
 class _Samples(NamedTuple):
