@@ -117,7 +117,7 @@ class Scene:
 
     def job(self) -> Job:
         with self.database.reading() as session:
-            job = jobs.get(session, self.job_id)
+            job = session.get(Job, self.job_id)
         assert job is not None
         return job
 

@@ -131,8 +131,7 @@ class Yard:
         with self.database.writing() as session:
             run = runs.get(session, run_id)
             assert run is not None
-            before = jobs.get(session, run.job_id)
-            assert before is not None
+            before = jobs.lock(session, run.job_id)
             job = jobs.create(
                 session,
                 job_id=new_id("job"),

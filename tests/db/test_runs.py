@@ -9,7 +9,7 @@ from sqlalchemy import delete
 
 from app.db.engine import Database
 from app.db.ids import new_id
-from app.db.models import Experiment
+from app.db.models import Experiment, Job
 from app.db.repositories import experiments, jobs, runs
 from app.db.repositories.training import StateFolder
 from tests.db import scene
@@ -205,4 +205,4 @@ class TestPages:
             session.execute(delete(Experiment).where(Experiment.id == made.experiment_id))
         with database.reading() as session:
             assert runs.get(session, made.run_id) is None
-            assert jobs.get(session, made.job_id) is None
+            assert session.get(Job, made.job_id) is None

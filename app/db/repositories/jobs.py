@@ -79,10 +79,6 @@ def create(
     return job
 
 
-def get(session: Session, job_id: str) -> Job | None:
-    return session.get(Job, job_id, populate_existing=True)
-
-
 def lock(session: Session, job_id: str) -> Job:
     """The job, locked until the transaction ends."""
     return session.scalars(locked(select(Job).where(Job.id == job_id))).one()
