@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from app.schemas import algorithms as configs
@@ -6,6 +7,7 @@ from app.schemas.experiment import EnvironmentSpec
 from tests.rl import toys
 from worker.rl import envs, evaluation
 from worker.rl.algorithms import ppo
+from worker.rl.envs import vector
 from worker.rl.evaluation import Evaluator
 
 SEEDS = [1, 2]
@@ -38,8 +40,8 @@ def test_it_is_a_function_of_policy_seed_and_index() -> None:
     assert np.array_equal(evaluator.run(agent, 100).returns, alone.returns)
 
 
-def test_an_episode_without_end_is_ended(monkeypatch: object) -> None:
-    environment = toys.spec("Toy-v0", {"name": "ppo"}, num_envs=1, total=1).environment
-    monkeypatch.setattr(evaluation, "LONGEST_EPISODE", 4)  # type: ignore[attr-defined]
-    result = Evaluator(environment, SEEDS, 3).run(agent_for(environment, SEEDS), 0)
-    assert (result.lengths == 4).all()
+def test_an_episode_without_end_is_ended_and_the_next_one_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = toys.spec("Endless-v0", {"name": "ppo"}, num_envs=1, total=1).environment
+    monkeypatch.setattr(vector, "LONGEST_EPISODE", 4)
+    result = Evaluator(environment, SEEDS, evaluation.COPIES + 3).run(agent_for(environment, SEEDS), 0)
+    assert (result.lengths == 4).all() and (result.returns == 1 + 2 + 3 + 4).all()

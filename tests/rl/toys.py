@@ -51,6 +51,14 @@ class Counting(Toy):
         return np.array([self.age], np.float32)
 
 
+class Endless(Toy):
+    """Pays its age, and ends for no reason of its own."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, float(self.age), terminated, truncated, info
+
+
 class Match(Toy):
     """One-step episodes: reward for every part of a multi-discrete action that names the part of the observation."""
 
@@ -89,6 +97,7 @@ def _register() -> None:
     for name, entry, limit in (
         ("Toy", Toy, 5),
         ("Counting", Counting, 5),
+        ("Endless", Endless, None),
         ("Match", Match, None),
         ("Flash", Flash, None),
     ):

@@ -14,8 +14,6 @@ from worker.rl.noise import Noise
 
 COPIES = 16
 """Most environments per replica."""
-LONGEST_EPISODE = 108_000
-"""Env steps after which an episode of an environment without a limit counts as over."""
 
 
 class Evaluation(NamedTuple):
@@ -60,7 +58,7 @@ class Evaluator:
             obs = step.obs
             total += step.reward
             length += 1
-            ended = step.terminated | step.truncated | (length >= LONGEST_EPISODE)
+            ended = step.terminated | step.truncated
             if ended.any():
                 done = tuple(np.argwhere(ended & playing).T)
                 returns[(*done, played[done])] = total[done]

@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.wrappers import TimeLimit
 
 from app.schemas.environments import BoxSpace, DiscreteSpace, catalogue
 from worker.rl.envs.mujoco import is_mujoco, listen
 from worker.rl.envs.spaces import EnvSpec
-from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
+from worker.rl.errors import EnvironmentFailure, TrainingError
 from worker.rl.noise import derive_seed
 
 THREADED = 8
 """Copies of a MuJoCo environment from which threads share them."""
+LONGEST_EPISODE = 108_000
+"""Env steps after which an episode of an environment without a limit is truncated."""
 
 
 class Step(NamedTuple):
@@ -45,7 +49,10 @@ class VectorEnv(Protocol):
         """
 
     def step(self, action: np.ndarray) -> Step:
-        """Take actions (R, N, …) in the environment's units: integers from 0, or box values, which are clipped."""
+        """Take actions (R, N, …) in the environment's units: integers from 0, or box values, which are clipped.
+
+        A box value that is no number counts as the lower bound: a run that diverged must not bring down its pack.
+        """
 
     def select(self, keep: Sequence[int]) -> None:
         """Keep these replicas, in this order, in the middle of their episodes."""
@@ -55,11 +62,11 @@ class VectorEnv(Protocol):
 
 def env_seeds(seed: int, purpose: str, cut: int, count: int) -> list[int]:
     """Seeds of one replica's copies after a cut. ``purpose`` tells training from evaluation."""
-    return [derive_seed(seed, "env", purpose, cut, i) % 2**31 for i in range(count)]
+    return [derive_seed(seed, "env", purpose, cut, i) for i in range(count)]
 
 
 def make_one(env_id: str, kwargs: dict[str, Any], max_episode_steps: int | None = None) -> gymnasium.Env:
-    """One environment, truncated after so many env steps; None: as it is registered.
+    """One environment, truncated after so many env steps; None: as it is registered, or after ``LONGEST_EPISODE``.
 
     Raises:
         EnvironmentFailure: when it can't be made.
@@ -67,9 +74,16 @@ def make_one(env_id: str, kwargs: dict[str, Any], max_episode_steps: int | None 
     if is_mujoco(env_id):
         listen()
     try:
-        return gymnasium.make(env_id, disable_env_checker=True, max_episode_steps=max_episode_steps, **kwargs)
+        env = gymnasium.make(env_id, disable_env_checker=True, max_episode_steps=max_episode_steps, **kwargs)
     except Exception as error:
         raise EnvironmentFailure(f"{env_id} cannot be made: {type(error).__name__}: {error}") from error
+    limited = env.spec is not None and env.spec.max_episode_steps is not None
+    return env if limited else TimeLimit(env, LONGEST_EPISODE)
+
+
+def is_box2d(env_id: str) -> bool:
+    """Whether gymnasium's own Box2D code is behind this id. Its worlds outlive a reset: contacts, order of bodies."""
+    return env_id in gymnasium.registry and "gymnasium.envs.box2d" in str(gymnasium.registry[env_id].entry_point)
 
 
 class LoopVectorEnv:
@@ -85,11 +99,13 @@ class LoopVectorEnv:
         self._threads: ThreadPoolExecutor | None = None
         # The catalogue's limit is also that of environments registered without one.
         limit = entry.max_episode_steps if (entry := catalogue().get(env_id)) else None
-        for _ in range(len(self._seeds) * num_envs):
-            self._envs.append(make_one(env_id, kwargs, limit))
+        self._make = partial(make_one, env_id, kwargs, limit)
+        self._outlived = is_box2d(env_id)
         try:
+            for _ in range(len(self._seeds) * num_envs):
+                self._envs.append(self._make())
             self.spec = EnvSpec.of(env_id, self._envs[0].observation_space, self._envs[0].action_space)
-        except UnsupportedSpace:
+        except TrainingError:
             self.close()
             raise
         space = self.spec.action_space
@@ -104,6 +120,10 @@ class LoopVectorEnv:
 
     def reset(self, cut: int) -> np.ndarray:
         seeds = [s for seed in self._seeds for s in env_seeds(seed, self._purpose, cut, self.num_envs)]
+        if self._outlived:
+            for i, env in enumerate(self._envs):
+                env.close()
+                self._envs[i] = self._make()
         for i, env in enumerate(self._envs):
             try:
                 # Spaces draw too when an environment samples from them.
@@ -116,7 +136,8 @@ class LoopVectorEnv:
     def step(self, action: np.ndarray) -> Step:
         flat = action.reshape(len(self._envs), *action.shape[2:])
         if self._box is not None:
-            flat = flat.clip(*self._box)
+            low, high = self._box
+            flat = np.fmin(np.fmax(flat, low), high)  # unlike clip they let no NaN through, which Box2D dies of
         if self._start is not None:
             flat = flat + self._start
         if self._threads is None:
