@@ -149,10 +149,10 @@ class Tabular(AlgorithmConfig):
     action_spaces: ClassVar[tuple[str, ...]] = ("discrete",)
 
     name: Literal["q_learning", "sarsa", "dyna_q"] = "q_learning"
-    expected: bool = False
-    """SARSA only: bootstrap from the mean over the policy's actions (expected SARSA), not from the one taken next."""
     planning_steps: int = Field(default_factory=lambda given: 10 if given.get("name") == "dyna_q" else 0, ge=0, le=1000)
     """Dyna-Q only: updates per env step from remembered transitions; 10 unless given. 0 is Q-learning."""
+    expected: bool = False
+    """SARSA only: bootstrap from the mean over the policy's actions (expected SARSA), not from the one taken next."""
     initial_value: float = 0.0
     """Of every action in every state; above what can be earned, it makes the agent try everything."""
     learning_rate: float = Field(0.5, gt=0, le=1)

@@ -74,6 +74,55 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "learning_rate": 1e-3,
         "batch_size": 128,
     },
+    ("q_learning", "CliffWalking-v1"): {
+        "origin": "Sutton & Barto 2018, example 6.6; tuned here: ten of ten seeds at -13 after 30,000 env steps",
+        "gamma": 1.0,
+        "learning_rate": 0.5,
+        "epsilon_start": 0.1,
+        "epsilon_end": 0.1,
+    },
+    ("q_learning", "Taxi-v4"): {
+        "origin": "tuned here: ten of ten seeds between 7.5 and 8.4 after 200,000 env steps",
+        "learning_rate": 0.4,
+        "epsilon_fraction": 0.3,
+    },
+    ("q_learning", "FrozenLake-v1"): {
+        "origin": "tuned here for 150,000 env steps",
+        "learning_rate": 1.0,
+        "learning_rate_schedule": "visits",
+        "learning_rate_floor": 0.01,
+        "epsilon_end": 0.1,
+    },
+    ("q_learning", "FrozenLake8x8-v1"): {
+        "origin": "tuned here for 600,000 env steps",
+        "learning_rate": 1.0,
+        "learning_rate_schedule": "visits",
+        "learning_rate_floor": 0.01,
+        "epsilon_end": 0.1,
+    },
+    ("sarsa", "CliffWalking-v1"): {
+        "origin": "Sutton & Barto 2018, example 6.6; tuned here: ten of ten seeds at -17 after 30,000 env steps",
+        "gamma": 1.0,
+        "learning_rate": 0.5,
+        "learning_rate_schedule": "linear",
+        "learning_rate_floor": 0.01,
+        "epsilon_start": 0.1,
+        "epsilon_end": 0.1,
+    },
+    ("dyna_q", "CliffWalking-v1"): {
+        "origin": "tuned here: ten of ten seeds at -13 after 600 env steps",
+        "planning_steps": 50,
+        "learning_rate": 0.5,
+        "epsilon_start": 0.1,
+        "epsilon_end": 0.1,
+    },
+    ("dyna_q", "Taxi-v4"): {
+        "origin": "tuned here: ten of ten seeds between 7.1 and 8.2 after 30,000 env steps",
+        "planning_steps": 20,
+        "learning_rate": 0.5,
+        "epsilon_start": 0.1,
+        "epsilon_end": 0.1,
+    },
 }
 """``(algorithm, environment id)`` -> algorithm fields, ``num_envs`` and ``origin``, where the numbers come from."""
 

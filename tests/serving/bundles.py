@@ -38,6 +38,7 @@ def manifest(**changes: Any) -> PolicyBundle:
 
 def linear_graph(bundle: PolicyBundle, **outputs: np.ndarray) -> bytes:
     """A graph whose every output is ``observation @ matrix`` with the matrix given for its name."""
+    assert isinstance(bundle.observation, BoxSpace)
     shape, pixels = bundle.observation.shape, bundle.observation.dtype == "uint8"
     nodes = [
         helper.make_node("Cast", ["observation"], ["float"], to=TensorProto.FLOAT),
@@ -51,6 +52,26 @@ def linear_graph(bundle: PolicyBundle, **outputs: np.ndarray) -> bytes:
         [helper.make_tensor_value_info("observation", kind, ["batch", *shape])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", m.shape[1]]) for name, m in outputs.items()],
         [numpy_helper.from_array(matrix.astype(np.float32), f"{name}_weight") for name, matrix in outputs.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def table_graph(q_values: np.ndarray, start: int = 0) -> bytes:
+    """A graph that looks integers from ``start`` on up in a table (S, A)."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Sub", ["observation", "start"], ["row"]),
+            helper.make_node("Gather", ["table", "row"], ["q_values"]),
+        ],
+        "policy",
+        [helper.make_tensor_value_info("observation", TensorProto.INT64, ["batch"])],
+        [helper.make_tensor_value_info("q_values", TensorProto.FLOAT, ["batch", q_values.shape[1]])],
+        [
+            numpy_helper.from_array(q_values.astype(np.float32), "table"),
+            numpy_helper.from_array(np.array(start, np.int64), "start"),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)

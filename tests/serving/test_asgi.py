@@ -13,10 +13,11 @@ import pytest
 
 from app.main import create_app
 from app.middleware import ASGIApp
+from app.schemas.environments import DiscreteSpace
 from app.serving import asgi
 from app.serving.policy import Policy
 from app.settings import Settings
-from tests.serving.bundles import Service, box, linear_graph, manifest
+from tests.serving.bundles import Service, box, linear_graph, manifest, table_graph
 
 KEY = "u7Lq29fPz0aXw3Rt6Kd8"
 LEANING_LEFT, LEANING_RIGHT = [0.0, 0.0, -0.1, 0.0], [0.0, 0.0, 0.1, 0.0]
@@ -63,6 +64,15 @@ class TestAnswers:
         answers = [post(app, cartpole, {"observation": x}).json() for x in (LEANING_LEFT, LEANING_RIGHT)]
         assert [answer["action"] for answer in answers] == [0, 1]
         assert answers[0]["checkpoint_id"].startswith("ckpt_") and len(answers[0]) == 2
+
+    def test_integers(self, app: ASGIApp, service: Service) -> None:
+        run_id = service.run()
+        bundle = manifest(algorithm="q_learning", observation=DiscreteSpace(n=3), distribution="epsilon_greedy")
+        service.checkpoint(run_id, bundle, table_graph(np.array([[0, 1], [1, 0], [0, 2]])), kind="best")
+        assert post(app, run_id, {"observation": 1}).json()["action"] == 0
+        assert post(app, run_id, {"observations": [0, 1, 2]}).json()["actions"] == [1, 0, 1]
+        assert pointers(post(app, run_id, {"observation": 3}), 422) == ["/observation"]
+        assert pointers(post(app, run_id, {"observations": [0, 1.0]}), 422) == ["/observations/1"]
 
     def test_a_batch_and_a_named_checkpoint(self, app: ASGIApp, cartpole: str) -> None:
         body: dict[str, Any] = {"observations": [LEANING_LEFT, LEANING_RIGHT, LEANING_LEFT]}

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.schemas.environments import DiscreteSpace
 from app.serving.policy import DamagedBundle, Policy, load
-from tests.serving.bundles import Service, box, linear_graph, manifest
+from tests.serving.bundles import Service, box, linear_graph, manifest, table_graph
 
 Files = tuple[Path, list[dict[str, Any]]]
 
@@ -67,6 +68,16 @@ class TestPolicy:
         images = np.array([[9, 200, 0, 0], [200, 9, 0, 0]], np.uint8).reshape(2, 2, 2, 1)
         assert policy.pixels
         assert policy.act(images, seed=None).tolist() == [1, 0]
+
+    def test_integers(self) -> None:
+        bundle = manifest(observation=DiscreteSpace(n=3, start=5), distribution="epsilon_greedy", epsilon=0.5)
+        policy = Policy("ckpt_1", table_graph(np.array([[0, 1], [1, 0], [0, 2]]), start=5), bundle)
+        assert (policy.shape, policy.pixels, policy.states) == ((), False, range(5, 8))
+        states = np.array([5, 6, 7, 5])
+        assert policy.act(states, seed=None).tolist() == [1, 0, 1, 1]
+        sampled = policy.act(np.full(400, 6), seed=1)
+        assert sampled.tolist() == policy.act(np.full(400, 6), seed=1).tolist()
+        assert 60 < sampled.sum() < 140
 
     def test_a_seed_decides_the_sample(self) -> None:
         bundle = manifest()

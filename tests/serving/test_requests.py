@@ -12,11 +12,13 @@ from app.serving.requests import MAX_BATCH, MAX_SEED, ActionRequest
 ZEROS = [0.0, 0.0, 0.0, 0.0]
 
 
-def refused(body: Any, shape: tuple[int, ...] = (4,), *, pixels: bool = False) -> list[tuple[str, str]]:
+def refused(
+    body: Any, shape: tuple[int, ...] = (4,), *, pixels: bool = False, states: range | None = None
+) -> list[tuple[str, str]]:
     """Pointer and message of everything a body is refused for."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(Invalid) as caught:
-        ActionRequest.parse(content).array(shape, pixels=pixels)
+        ActionRequest.parse(content).array(shape, pixels=pixels, states=states)
     return [(error.pointer, error.message) for error in caught.value.errors]
 
 
@@ -127,7 +129,20 @@ class TestArray:
     def test_wrong_images(self, image: Any, pointer: str) -> None:
         assert [where for where, _ in refused({"observation": image}, (1, 2, 1), pixels=True)] == [pointer]
 
+    def test_integers(self) -> None:
+        request = ActionRequest.parse(b'{"observations": [-2, 0, 47]}')
+        array = request.array((), pixels=False, states=range(-2, 48))
+        assert array.dtype == np.int64 and array.tolist() == [-2, 0, 47]
+
+    @pytest.mark.parametrize("state", [-1, 48, 2**63, -(2**63), True, 3.0, "3", None, [3], {}])
+    def test_wrong_integers(self, state: Any) -> None:
+        states = range(48)
+        assert [where for where, _ in refused({"observation": state}, (), states=states)] == ["/observation"]
+        body = {"observations": [0, 47, state, -1]}
+        assert [where for where, _ in refused(body, (), states=states)] == ["/observations/2"]
+
     def test_messages_say_what_was_seen(self) -> None:
+        assert refused({"observation": 48}, (), states=range(48))[0][1] == "must be an integer from 0 to 47, is 48"
         assert refused({"observation": [0, 0]})[0][1] == "must be a list of 4 numbers, is a list of 2"
         assert refused({"observation": [0, 0, 0, None]})[0][1] == "must be a number, is null"
         assert refused({"observation": [[[300]]]}, (1, 1, 1), pixels=True)[0][1] == (

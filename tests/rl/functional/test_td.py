@@ -46,3 +46,10 @@ def test_losses_equal_the_slow_reference(
 def test_huber_within_delta_is_half_the_square(generator: torch.Generator) -> None:
     error = torch.rand(2, 9, generator=generator) - 0.5
     torch.testing.assert_close(td.weighted_huber(error), td.weighted_mse(error))
+
+
+def test_expected_value_is_the_policys_whatever_it_does_with_ties() -> None:
+    q = torch.tensor([[[1.0, 3.0, 3.0, -2.0], [0.0, 0.0, 0.0, 0.0]]])
+    for probabilities in ([0.1, 0.7, 0.1, 0.1], [0.1, 0.4, 0.4, 0.1]):
+        values = sum(p * x for p, x in zip(probabilities, q[0, 0].tolist(), strict=True))
+        torch.testing.assert_close(td.expected_value(q, 0.4), torch.tensor([[values, 0.0]]))

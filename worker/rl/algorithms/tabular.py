@@ -150,10 +150,11 @@ class Tabular(Agent):
         self, state: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_state: Tensor, next_action: Tensor
     ) -> Tensor:
         """Q(s, a) += alpha * (r + discount * v(s') - Q(s, a)), one transition of each replica; the TD error, (R,)."""
-        r = self._replica
-        value = self.bootstrap(self.q[r, next_state], next_action, self.exploration)
-        td_error = td.target(reward, discount, value) - self.q[r, state, action]
-        self.q[r, state, action] += self._rate(state, action) * td_error
+        here = self._replica, state, action
+        value = self.bootstrap(self.q[self._replica, next_state], next_action, self.exploration)
+        old = self.q[here]
+        td_error = td.target(reward, discount, value) - old
+        self.q[here] = old + self._rate(state, action) * td_error
         return td_error
 
     def _rate(self, state: Tensor, action: Tensor) -> Tensor | float:
