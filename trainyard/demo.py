@@ -23,14 +23,14 @@ def demo(data_dir: Path, env_steps: int) -> None:
     began = time.monotonic()
     print("Starting API, worker and broker ...", flush=True)
     with process.service(data_dir, data_dir / "demo.log") as url, Client(url) as client:
-        print(f"Ready after {time.monotonic() - began:.1f} s: {url} (API reference: {url}/docs)\n")
+        print(f"Ready after {time.monotonic() - began:.1f} s: {url} (API reference: {url}/openapi.json)\n")
         runs = _train(client, env_steps)
         best = max(runs, key=lambda run: float(run["result"]["best_return"]))
         _play(client.policy(best["id"]), best)
         print(
             f"\nWhere to look: {data_dir}/ holds the database, logs and policies."
             f"\n  trainyard up --data-dir {data_dir}"
-            f"\nbrings this experiment back at http://127.0.0.1:8000/v1/runs/{best['id']}; API reference: /docs."
+            f"\nbrings this experiment back at http://127.0.0.1:8000/v1/runs/{best['id']}; API reference: /openapi.json."
             "\n\nStopping ...",
             flush=True,
         )
