@@ -30,7 +30,8 @@ def demo(data_dir: Path, env_steps: int) -> None:
         print(
             f"\nWhere to look: {data_dir}/ holds the database, logs and policies."
             f"\n  trainyard up --data-dir {data_dir}"
-            f"\nbrings this experiment back at http://127.0.0.1:8000/v1/runs/{best['id']}; API reference: /openapi.json."
+            f"\nbrings this experiment back at http://127.0.0.1:8000/v1/runs/{best['id']}"
+            "\n(API reference: /openapi.json)."
             "\n\nStopping ...",
             flush=True,
         )
