@@ -164,7 +164,7 @@ def _tag_error(row: Mapping[str, Any], place: Sequence[str | int], options: Iter
 def _sentence(row: Mapping[str, Any]) -> str:
     if row["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "must be an object"
-    message = str(row["msg"])
+    message = str(row["msg"]).removeprefix("Value error, ")
     return "required" if row["type"] == "missing" else message[:1].lower() + message[1:]
 
 

@@ -99,14 +99,12 @@ class Tabular(Agent):
             return float(start * (end / start) ** share)
         return start + share * (end - start)
 
-    @torch.no_grad()
     def act(self, obs: Tensor, noise: Noise, *, explore: bool) -> Act:
         action = self._choose(obs - self.first_state, noise, self.exploration if explore else self.epsilon)
         if explore and self.on_policy:
             action = torch.where(self.following < 0, action, self.following)
         return Act(action, {})
 
-    @torch.no_grad()
     def update(self, batch: Transition, noise: Noise) -> Update:
         """Learn from one step of each copy, (R, N), one copy after the other."""
         state, next_state = batch.obs - self.first_state, batch.next_obs - self.first_state

@@ -1,5 +1,7 @@
 """Act, and learn from every transition as it comes."""
 
+from contextlib import closing
+
 import numpy as np
 import torch
 
@@ -25,21 +27,20 @@ def run(
 ) -> None:
     """Train until the env steps are done or nobody is left. See :func:`worker.rl.drivers.train`."""
     gamma = np.float32(spec.algorithm.gamma)
-    loop = Loop(spec, seeds, agent, env, reporter, device, emit_every=EMIT_EVERY)
-    obs: np.ndarray | None = loop.begin(resume)
-    while obs is not None:
-        agent.env_step = loop.env_step
-        now = torch.tensor(obs, device=device)
-        action = agent.act(now, loop.noise, explore=True).action
-        step = env.step(action.cpu().numpy())
-        ended = step.terminated | step.truncated
-        loop.advance(env.num_envs)
-        reporter.progress(loop.env_step)
-        loop.episodes.add(step.reward[:, None], ended[:, None])
-        ended |= loop.look()[:, None]
-        outcome = (step.reward, gamma * ~step.terminated, step.next_obs)
-        reward, discount, next_obs = (torch.tensor(values, device=device) for values in outcome)
-        transition = Transition(now, action, reward, discount, next_obs, episode_end=torch.from_numpy(ended).to(device))
-        loop.record(agent.update(transition, loop.noise).metrics)
-        obs = loop.turn(step.obs)
-    loop.close()
+    with closing(Loop(spec, seeds, agent, env, reporter, device, emit_every=EMIT_EVERY)) as loop:
+        obs: np.ndarray | None = loop.begin(resume)
+        while obs is not None:
+            agent.env_step = loop.env_step
+            now = torch.from_numpy(obs.copy()).to(device)  # the environment is about to write over it
+            action = agent.act(now, loop.noise, explore=True).action
+            step = env.step(action.cpu().numpy())
+            ended = step.terminated | step.truncated
+            loop.advance(env.num_envs)
+            reporter.progress(loop.env_step)
+            loop.episodes.add(step.reward[:, None], ended[:, None])
+            ended |= loop.look()[:, None]
+            seen = (step.reward, gamma * ~step.terminated, step.next_obs, ended)
+            reward, discount, next_obs, episode_end = (torch.from_numpy(values).to(device) for values in seen)
+            transition = Transition(now, action, reward, discount, next_obs, episode_end=episode_end)
+            loop.record(agent.update(transition, loop.noise).metrics)
+            obs = loop.turn(step.obs)
