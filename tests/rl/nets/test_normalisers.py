@@ -27,6 +27,11 @@ def test_state_and_select() -> None:
     norm.update(torch.randn(3, 50, 2))
     other = RunningNorm(3, (2,))
     other.load(norm.state())
+    held = {"mean": norm.mean.clone(), "var": norm.var.clone(), "count": norm.count}
+    third = RunningNorm(3, (2,))
+    third.load(held)
+    third.update(torch.randn(3, 50, 2))
+    assert torch.equal(held["mean"], norm.mean) and torch.equal(held["var"], norm.var), "a state is not written to"
     other.select([2, 0])
     x = torch.randn(3, 4, 2)
     assert torch.equal(other(x[[2, 0]]), norm(x)[[2, 0]])

@@ -47,7 +47,9 @@ class RunningNorm:
     def load(self, state: Mapping[str, Tensor | int]) -> None:
         mean, var, count = state["mean"], state["var"], state["count"]
         assert isinstance(mean, Tensor) and isinstance(var, Tensor) and isinstance(count, int)
-        self.mean, self.var, self.count = mean.to(self.mean), var.to(self.var), count
+        self.mean.copy_(mean)
+        self.var.copy_(var)
+        self.count = count
         self._cast()
 
     def select(self, keep: Sequence[int]) -> None:
