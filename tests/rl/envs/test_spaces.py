@@ -48,6 +48,7 @@ def test_box_bounds() -> None:
         (VECTOR, MultiDiscrete([2, 2], start=[1, 1]), "from 0"),
         (VECTOR, Box(-1, 1, (2, 2)), "Box of shape \\(2, 2\\)"),
         (VECTOR, UNBOUNDED, "without finite bounds"),
+        (VECTOR, Box(np.array([-1, 1], np.float32), np.array([1, 1], np.float32)), "not above the lower one"),
     ],
 )
 def test_anything_else_is_refused_in_words(observations: Space, actions: Space, message: str) -> None:

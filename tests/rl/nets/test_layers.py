@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from worker.rl.errors import UnsupportedSpace
 from worker.rl.nets.heads import ActorCritic, Critics, QNetwork, SquashedGaussian
 from worker.rl.nets.layers import Conv2d, Init, fan_in_linear, orthogonal_linear, rows_of, tanh
 from worker.rl.nets.torsos import NatureCNN
@@ -84,7 +85,7 @@ def test_images_of_either_layout(shape: tuple[int, ...]) -> None:
 
 
 def test_small_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="36 pixels"):
+    with pytest.raises(UnsupportedSpace, match="36 pixels"):
         NatureCNN(Init(SEEDS, "cnn"), (28, 28, 1))
 
 

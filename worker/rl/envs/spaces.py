@@ -65,6 +65,8 @@ class EnvSpec:
             )
         if isinstance(acted, BoxSpace) and (None in acted.low or None in acted.high):
             raise UnsupportedSpace(f"{env_id}: actions are a box without finite bounds")
+        if isinstance(action_space, gymnasium.spaces.Box) and (action_space.low >= action_space.high).any():
+            raise UnsupportedSpace(f"{env_id}: actions are a box with an upper bound not above the lower one")
         return cls(env_id, observed, acted)
 
     @property

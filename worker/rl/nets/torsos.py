@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.rl.errors import UnsupportedSpace
 from worker.rl.nets.layers import ACTIVATIONS, Conv2d, Init, Linear, fan_in_linear, orthogonal_linear
 
 
@@ -77,5 +78,5 @@ def _side(pixels: int) -> int:
     for kernel, stride in ((8, 4), (4, 2), (3, 1)):
         pixels = (pixels - kernel) // stride + 1
     if pixels < 1:
-        raise ValueError("images must be at least 36 pixels on a side")
+        raise UnsupportedSpace("images must be at least 36 pixels on a side")
     return pixels
