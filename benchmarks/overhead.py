@@ -16,7 +16,7 @@ import torch
 
 from app.schemas.experiment import ExperimentSpec, resolve
 from benchmarks.service import Service, cartpole, service
-from worker.rl import drivers
+from worker.rl import drivers, memory
 from worker.rl.reporter import MemoryReporter, Outcome, Reason, Result, State
 
 
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    memory.keep_freed()
     seeds = range(arguments.seeds)
     spec = resolve(ExperimentSpec.model_validate(cartpole(arguments.env_steps)))
     direct(resolve(ExperimentSpec.model_validate(cartpole(20_000))), seeds)  # warms up

@@ -87,8 +87,11 @@ def measure_ours(task: Task, clock: Clock) -> float:
     """Env steps per second of all seeds together, by the driver that the service calls."""
     sys.path.insert(0, str(ROOT))
     from app.schemas.experiment import ExperimentSpec, resolve
+    from worker.rl import memory
     from worker.rl.drivers import train
     from worker.rl.reporter import MemoryReporter
+
+    memory.keep_freed()  # as a trainer does
 
     class Stopwatch(MemoryReporter):
         began = 0.0

@@ -75,6 +75,27 @@ class Match(Toy):
         return (self.target / (1, 2)).astype(np.float32)
 
 
+class Tiny(Toy):
+    """Images that are too small for the convolutional torso."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(Box(0, 255, (8, 8, 3), np.uint8), **kwargs)
+
+
+class Mortal(Toy):
+    """Observes its age; each copy dies when its generator says so, before or at the time limit."""
+
+    def __init__(self) -> None:
+        super().__init__(Box(-1000, 1000, (1,), np.float32))
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, *_ = super().step(action)
+        return obs, reward, bool(self.np_random.random() < 0.15), False, {}
+
+    def _obs(self) -> np.ndarray:
+        return np.array([self.age], np.float32)
+
+
 class Flash(Toy):
     """Images: the bright half says which action pays."""
 
@@ -98,6 +119,8 @@ def _register() -> None:
         ("Toy", Toy, 5),
         ("Counting", Counting, 5),
         ("Endless", Endless, None),
+        ("Tiny", Tiny, 5),
+        ("Mortal", Mortal, 5),
         ("Match", Match, None),
         ("Flash", Flash, None),
     ):

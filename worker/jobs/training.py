@@ -8,7 +8,7 @@ from worker.jobs import states
 from worker.jobs.control import Control
 from worker.jobs.protocol import JobMessage
 from worker.jobs.reporter import DatabaseReporter
-from worker.rl import drivers
+from worker.rl import drivers, memory
 
 
 def train(job: JobMessage, control: Control, database: Database) -> bool:
@@ -19,6 +19,7 @@ def train(job: JobMessage, control: Control, database: Database) -> bool:
         TrainingError: for reasons a user can understand.
     """
     torch.set_num_threads(job.threads)
+    memory.keep_freed()
     if job.device != "cpu":
         torch.cuda.set_device(job.device)
     spec = ExperimentSpec.model_validate(job.spec)

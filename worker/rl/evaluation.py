@@ -1,6 +1,6 @@
 """Seeded evaluation in environments of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +42,8 @@ class Evaluator:
         # Copy i plays episodes i, i + copies, …
         self._quota = np.array([len(range(i, episodes, self.copies)) for i in range(self.copies)])
 
-    def run(self, agent: Agent, index: int) -> Evaluation:
-        """Evaluate ``agent``; the same ``index`` gives the same episodes to the same policy."""
+    def run(self, agent: Agent, index: int, stopped: Callable[[], bool]) -> Evaluation | None:
+        """Evaluate ``agent``; the same ``index`` gives the same episodes to the same policy. None when ``stopped``."""
         noise = Noise(self.seeds, self.device, purpose=f"evaluation/{index}")
         if self._envs is None:  # made when first needed: training is to begin at once
             self._envs = envs.make(self._environment, self.seeds, self.copies, purpose="evaluation")
@@ -53,6 +53,8 @@ class Evaluator:
         played = np.zeros(shape, np.int64)
         total, length = np.zeros(shape), np.zeros(shape, np.int64)
         while (playing := played < self._quota).any():
+            if stopped():
+                return None
             action = agent.act(torch.from_numpy(obs).to(self.device), noise, explore=False).action
             step = self._envs.step(action.cpu().numpy())
             obs = step.obs

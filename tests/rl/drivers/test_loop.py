@@ -8,6 +8,7 @@ import torch
 
 from tests.rl import toys
 from worker.rl.drivers import loop, train
+from worker.rl.envs.vector import LoopVectorEnv
 from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
 from worker.rl.reporter import MemoryReporter, State
 
@@ -21,6 +22,12 @@ def run(seeds: list[int] = SEEDS, spec: Any = SPEC, **kwargs: Any) -> MemoryRepo
     reporter = MemoryReporter(seeds, orders=kwargs.pop("orders", {}))
     train(spec, seeds, reporter, **kwargs)
     return reporter
+
+
+@pytest.fixture(autouse=True)
+def _whole_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine."""
+    monkeypatch.setattr(loop, "ASK_EVERY", np.inf)
 
 
 def kinds(reporter: MemoryReporter, seed: int) -> list[tuple[int, str]]:
@@ -114,6 +121,52 @@ def test_a_rollout_for_nobody_is_not_finished(monkeypatch: pytest.MonkeyPatch, o
     assert [kinds(reporter, seed) for seed in SEEDS] == [[(0, "final")] if order == "cancel" else []] * 3
 
 
+@pytest.mark.parametrize("order", ["pause", "preempt"])
+def test_leaving_a_rollout_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
+    """As if the order had come just before the rollout."""
+    waited = run(orders={STEP * 4: dict.fromkeys(SEEDS, order)})
+    monkeypatch.setattr(loop, "ASK_EVERY", 0.0)
+    left = run(orders={STEP * 5: dict.fromkeys(SEEDS, order)})
+    for reporter in (waited, left):
+        assert set(reporter.finished) == (set(SEEDS) if order == "pause" else set())
+        assert reporter.preempted_at == (STEP * 5 if order == "preempt" else None)
+    a, b = ([*r.paused, *(state for _, state in r.states)] for r in (waited, left))
+    assert len(a) == len(b) == 2 and all(equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_state_is_published_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "ASK_EVERY", 0.0)
+    reporter = run(orders={STEP * 4: dict.fromkeys(SEEDS, "preempt")})
+    assert reporter.preempted_at == STEP * 4 and [step for step, _ in reporter.states] == [STEP * 4]
+
+
+@pytest.mark.parametrize(
+    ("order", "saved"), [("preempt", "scheduled"), ("pause", "scheduled"), ("cancel", "final"), ("kill", None)]
+)
+def test_an_order_at_a_checkpoint_does_not_cost_it(order: Any, saved: str | None) -> None:
+    reporter = run(orders={STEP * 3: dict.fromkeys(SEEDS, order)})
+    for seed in SEEDS:
+        assert [k for k in kinds(reporter, seed) if k[1] != "best"] == ([(4, saved)] if saved else [])
+    assert [step // STEP for step, _ in reporter.states] == ([4] if order == "preempt" else [])
+
+
+def test_the_last_evaluation_is_left_when_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "ASK_EVERY", 0.0)
+    reporter = run(orders={STEP * 12: dict.fromkeys(SEEDS, "cancel")})
+    for seed in SEEDS:
+        assert reporter.finished[seed][0] == "cancelled" and kinds(reporter, seed)[-1] == (12, "final")
+        assert [step // STEP for step, _, _ in reporter.evaluations[seed]] == [4, 8]
+
+
+def test_a_crash_after_a_replica_has_left(whole: MemoryReporter) -> None:
+    """From the state of a checkpoint that still holds it."""
+    left = run(orders={STEP * 5: {2: "cancel"}})
+    resumed = run([1, 3], resume=left.states[0][1], replicas=[0, 2])
+    assert [step // STEP for step, _ in left.states] == [4, 8] and left.states[-1][1].meta == resumed.states[-1][1].meta
+    for name, tensor in left.states[-1][1].tensors.items():
+        torch.testing.assert_close(resumed.states[-1][1].tensors[name], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_runs_paused_out_of_a_pack_go_on_alone(whole: MemoryReporter) -> None:
     paused = run(orders={STEP * 5: {1: "pause", 3: "pause"}})
     assert paused.finished[1][0] == paused.finished[3][0] == "paused" and paused.finished[2][0] == "succeeded"
@@ -152,6 +205,44 @@ def test_a_diverged_run_fails_alone(whole: MemoryReporter) -> None:
     )
     assert reporter.finished[1][0] == reporter.finished[3][0] == "succeeded"
     torch.testing.assert_close(weights(reporter.states[-1][1], 0), weights(whole.states[-1][1], 0))
+
+
+def test_a_diverged_run_is_not_evaluated(whole: MemoryReporter) -> None:
+    """Though both are due at the same step, and its neighbour leaves there, too."""
+    state = State({k: v.clone() for k, v in whole.states[0][1].tensors.items()}, whole.states[0][1].meta)
+    state.tensors["agent/parameters/0"][0] = float("nan")
+    often = toys.spec("CartPole-v1", PPO, num_envs=4, total=STEP * 8, every=STEP)
+    reporter = run(spec=often, resume=state, orders={0: {2: "cancel"}})
+    assert {seed: outcome for seed, (outcome, _, _) in reporter.finished.items()} == {
+        1: "failed",
+        2: "cancelled",
+        3: "succeeded",
+    }
+    assert reporter.evaluations[1] == [] and "evaluation/return_mean" not in reporter.series[1]
+    assert [step // STEP for step, _, _ in reporter.evaluations[2]] == [5]
+    assert [step // STEP for step, _, _ in reporter.evaluations[3]] == [5, 6, 7, 8]
+    assert reporter.checkpoints[1] == [] and kinds(reporter, 2)[-1] == (5, "final")
+
+
+def test_a_pack_of_which_nobody_is_left_ends(whole: MemoryReporter) -> None:
+    state = State({k: v.clone() for k, v in whole.states[0][1].tensors.items()}, whole.states[0][1].meta)
+    state.tensors["agent/parameters/0"][:] = float("nan")
+    reporter = run(resume=state)
+    assert {outcome for outcome, _, _ in reporter.finished.values()} == {"failed"} and reporter.active == []
+
+
+@pytest.mark.parametrize("algorithm", [PPO, {"name": "dqn", "hidden_sizes": (16,)}])
+@pytest.mark.parametrize("fails", ["step", "build"])
+def test_environments_are_closed_whatever_happens(monkeypatch: pytest.MonkeyPatch, algorithm: Any, fails: str) -> None:
+    opened: list[LoopVectorEnv] = []
+    closed: list[LoopVectorEnv] = []
+    allocate, close = LoopVectorEnv._allocate, LoopVectorEnv.close
+    monkeypatch.setattr(LoopVectorEnv, "_allocate", lambda self: (opened.append(self), allocate(self))[1])
+    monkeypatch.setattr(LoopVectorEnv, "close", lambda self: (closed.append(self), close(self))[1])
+    environment, error = ("Toy-v0", EnvironmentFailure) if fails == "step" else ("Tiny-v0", UnsupportedSpace)
+    with pytest.raises(error):
+        run(spec=toys.spec(environment, algorithm, num_envs=4, total=STEP, kwargs={"fail_at": 3}))
+    assert opened and closed == opened
 
 
 def test_failures_of_the_environment_reach_the_caller() -> None:

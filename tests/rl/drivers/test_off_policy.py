@@ -12,7 +12,7 @@ from worker.rl.algorithms import dqn
 from worker.rl.drivers import off_policy, train
 from worker.rl.envs import EnvSpec
 from worker.rl.noise import Noise
-from worker.rl.reporter import MemoryReporter
+from worker.rl.reporter import MemoryReporter, State
 from worker.rl.types import Transition, Update
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -116,6 +116,26 @@ def test_replicas_leave_a_pack_with_their_memories() -> None:
     alone = MemoryReporter([2])
     train(experiment, [2], alone, resume=paused)
     assert alone.finished[2][0] == "succeeded" and alone.starts == [paused.env_step]
+
+
+def test_a_diverged_run_does_not_bring_down_its_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Box2D dies of actions that are no numbers, and a look at the weights comes late."""
+    monkeypatch.setattr(off_policy, "EMIT_EVERY", 30)
+    experiment = spec("BipedalWalker-v3", SMALL["sac"], num_envs=1, total=100, every=50, episodes=1)
+    whole = MemoryReporter([1, 2])
+    train(experiment, [1, 2], whole)
+    state = State(
+        {name: tensor.clone() for name, tensor in whole.states[0][1].tensors.items()}, whole.states[0][1].meta
+    )
+    for name, tensor in state.tensors.items():
+        if name.startswith("agent/actor_parameters"):
+            tensor[0] = float("nan")
+    broken = MemoryReporter([1, 2])
+    train(experiment, [1, 2], broken, resume=state)
+    outcome, _, reason = broken.finished[1]
+    assert outcome == "failed" and reason is not None and reason.code == "diverged" and broken.evaluations[1] == []
+    assert broken.finished[2] == whole.finished[2]
+    assert last_weights(broken, 2) == last_weights(whole, 2)
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ observation statistics, which then move on; rewards are scaled by statistics tha
 has no factor of one half, as in the paper.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from app.schemas import algorithms as configs
 from worker.rl import precision
-from worker.rl.algorithms.agent import Agent, replica_of
+from worker.rl.algorithms.agent import Agent, Value, replica_of
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.functional import policy_gradient, returns
 from worker.rl.nets.heads import ActorCritic
@@ -128,6 +128,10 @@ class PPO(Agent):
 
     def finite(self) -> Tensor:
         return self.parameters.finite()
+
+    def load(self, state: Mapping[str, Value]) -> None:
+        super().load(state)
+        self.discounted.zero_()  # whoever loads a state begins new episodes
 
     def select(self, keep: Sequence[int]) -> None:
         super().select(keep)

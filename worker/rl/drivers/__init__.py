@@ -1,13 +1,14 @@
 """Drivers execute agents: they alone read values back, report, save, evaluate and obey users."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from importlib import import_module
 
 import torch
 
 from app.schemas.environments import kind
 from app.schemas.experiment import ExperimentSpec
-from worker.rl import envs, memory
+from worker.rl import envs
 from worker.rl.errors import UnsupportedSpace
 from worker.rl.reporter import Reporter, State
 
@@ -35,17 +36,17 @@ def train(
         TrainingError: when the environment fails or doesn't fit.
     """
     config, device = spec.algorithm, torch.device(device)
-    memory.keep_freed()
-    env = envs.make(spec.environment, seeds, spec.environment.num_envs or config.default_num_envs)
-    acted, observed = kind(env.spec.action_space), kind(env.spec.observation_space)
-    if acted not in config.action_spaces or observed not in config.observation_spaces:
-        env.close()
-        raise UnsupportedSpace(
-            f"{config.name} does not fit {spec.environment.id} as configured: {observed} observations, {acted} actions"
-        )
-    build = import_module(f"worker.rl.algorithms.{config.module}").build
-    agent = build(config, env.spec, list(seeds), device, spec.training.total_env_steps, env.num_envs)
-    if resume is not None and replicas is not None:
-        resume = resume.select(replicas)
-    run = import_module(f"worker.rl.drivers.{agent.driver}").run
-    run(spec, list(seeds), agent, env, reporter, device, resume)
+    num_envs = spec.environment.num_envs or config.default_num_envs
+    with closing(envs.make(spec.environment, seeds, num_envs)) as env:
+        acted, observed = kind(env.spec.action_space), kind(env.spec.observation_space)
+        if acted not in config.action_spaces or observed not in config.observation_spaces:
+            raise UnsupportedSpace(
+                f"{config.name} does not fit {spec.environment.id} as configured: "
+                f"{observed} observations, {acted} actions"
+            )
+        build = import_module(f"worker.rl.algorithms.{config.module}").build
+        agent = build(config, env.spec, list(seeds), device, spec.training.total_env_steps, num_envs)
+        if resume is not None and replicas is not None:
+            resume = resume.select(replicas)
+        run = import_module(f"worker.rl.drivers.{agent.driver}").run
+        run(spec, list(seeds), agent, env, reporter, device, resume)

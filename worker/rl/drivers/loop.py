@@ -6,7 +6,7 @@ A driver advances the loop, asks :meth:`Loop.look` whose episodes are to be cut,
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from worker.rl.noise import Noise
 from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, Reporter, Result, State
 
 ASK_EVERY = 0.25
-"""Seconds between two looks at what users want while a rollout is collected."""
+"""Seconds between two looks at what users want while a rollout is collected or a policy evaluated."""
 
 
 class Part(Protocol):
@@ -113,7 +113,7 @@ class Loop:
         self._emit_every = emit_every
         self._orders: Mapping[int, Order] = {}
         self._metrics: Mapping[str, Tensor] = {}
-        self._seen = self._evaluated = 0
+        self._seen = self._evaluated = self._published = 0
         self._asked = 0.0
 
     def begin(self, resume: State | None) -> np.ndarray:
@@ -123,7 +123,7 @@ class Loop:
                 prefix = f"{name}/"
                 held = {**resume.tensors, **resume.meta["numbers"]}
                 part.load({k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)})
-            self.env_step = self._seen = self._evaluated = resume.env_step
+            self.env_step = self._seen = self._evaluated = self._published = resume.env_step
         obs = self.env.reset(self.env_step)
         self.reporter.started(self.env_step)
         self._emitted = self.env_step
@@ -144,16 +144,12 @@ class Loop:
         return cut
 
     def stopped(self) -> bool:
-        """Whether all are to be cancelled or killed: then a rollout need not be finished. Asks four times a second."""
-        now = time.perf_counter()
-        if now - self._asked < ASK_EVERY:
-            return False
-        self._asked = now
-        orders = self.reporter.poll()
-        if len(orders) < self.replicas or not set(orders.values()) <= {"cancel", "kill"}:
-            return False
-        self._orders = orders
-        return True
+        """Whether all are to be cancelled or killed: nobody waits for anything but the end."""
+        return self._all_ordered({"cancel", "kill"})
+
+    def interrupted(self) -> bool:
+        """Whether all are to leave: then a rollout need not be finished."""
+        return self._all_ordered({"cancel", "kill", "pause", "preempt"})
 
     def record(self, metrics: Mapping[str, Tensor]) -> None:
         """Metrics of an update, (R,) each, left on the device until they are reported."""
@@ -166,46 +162,63 @@ class Loop:
         evaluating = self._due(self._evaluate_every) or over
         if not (over or saving or evaluating or self._orders or self.env_step - self._emitted >= self._emit_every):
             return obs
-        leaving = self._emit()
-        best = self._evaluate() if evaluating and self._evaluated < self.env_step else []
-        exported: dict[int, PolicyFiles] = {}
-        self._save("best", [r for r in best if r not in leaving], exported)
-        if over:
-            self._finish_all(leaving, exported)
-            return None
-        preempted = "preempt" in self._orders.values()
-        leaving |= self._obey(leaving, exported)
-        obs = self._leave(leaving, obs)
+        obs = self._leave(self._emit(), obs)
         if not self.replicas:
             return None
+        exported: dict[int, PolicyFiles] = {}
+        best = self._evaluate() if evaluating and self._evaluated < self.env_step else []
+        self._save("best", best or [], exported)
+        if over and best is not None:
+            self._finish_all(exported)
+            return None
+        if saving:
+            staying = [r for r in range(self.replicas) if self._orders.get(r) not in ("cancel", "kill")]
+            self._save("scheduled", staying, exported)
+        preempted = "preempt" in self._orders.values()
+        obs = self._leave(self._obey(exported), obs)
+        if not self.replicas:
+            return None
+        if saving or preempted:
+            self._publish()
         if preempted:
-            self.reporter.publish(self.env_step, self.state())
             self.reporter.preempted(self.env_step)
             return None
         if saving:
-            self._save("scheduled", range(self.replicas), {} if leaving else exported)  # their numbers have changed
-            self.reporter.publish(self.env_step, self.state())
             self.episodes.cut()
             obs = self.env.reset(self.env_step)
         self._seen = self.env_step
         self._clock = time.perf_counter()
         return obs
 
-    def state(self) -> State:
-        """A copy of everything that decides how training goes on after a cut at this step."""
+    def state(self, replicas: Sequence[int] | None = None) -> State:
+        """A copy of everything that decides how training goes on after a cut at this step, of all or some replicas."""
         tensors: dict[str, Tensor] = {}
         numbers: dict[str, int | float] = {}
         for name, part in self._parts.items():
             for key, value in part.state().items():
                 if isinstance(value, Tensor):
-                    tensors[f"{name}/{key}"] = value.detach().to("cpu", copy=True)
+                    held = value.detach()
+                    taken = held.to("cpu", copy=True) if replicas is None else held[list(replicas)].cpu()
+                    tensors[f"{name}/{key}"] = taken
                 else:
                     numbers[f"{name}/{key}"] = value
         return State(tensors, {"env_step": self.env_step, "numbers": numbers})
 
     def close(self) -> None:
-        self.env.close()
+        """Release what the loop has made."""
         self._evaluator.close()
+
+    def _all_ordered(self, orders: Set[Order]) -> bool:
+        """Whether all replicas have one of these orders, which are then to be obeyed. Asks four times a second."""
+        now = time.perf_counter()
+        if now - self._asked < ASK_EVERY:
+            return False
+        self._asked = now
+        given = self.reporter.poll()
+        if len(given) < self.replicas or not set(given.values()) <= orders:
+            return False
+        self._orders = given
+        return True
 
     def _due(self, every: int) -> bool:
         return self.env_step // every > self._seen // every
@@ -235,9 +248,11 @@ class Loop:
             self.reporter.finish(r, "failed", self.scores.result(r), Reason("diverged", message), None)
         return diverged
 
-    def _evaluate(self) -> list[int]:
-        """Evaluate all replicas; those that did better than ever."""
-        result = self._evaluator.run(self.agent, self.env_step)
+    def _evaluate(self) -> list[int] | None:
+        """Evaluate all replicas; those that did better than ever. None when nobody waited for the end."""
+        result = self._evaluator.run(self.agent, self.env_step, self.stopped)
+        if result is None:
+            return None
         means = result.returns.mean(1)
         self.reporter.evaluation(self.env_step, result.returns, result.lengths)
         self.reporter.metrics(
@@ -254,19 +269,24 @@ class Loop:
             mean = self.scores.result(r).final_return if fresh else None
             self.reporter.checkpoint(self.env_step, kind, r, exported[r], mean)
 
-    def _finish_all(self, leaving: set[int], exported: dict[int, PolicyFiles]) -> None:
-        staying = [r for r in range(self.replicas) if r not in leaving]
-        self._save("final", staying, exported)
-        for r in staying:
+    def _publish(self) -> None:
+        """Publish the state of this step, unless that has been done."""
+        if self._published < self.env_step:
+            self.reporter.publish(self.env_step, self.state())
+            self._published = self.env_step
+
+    def _finish_all(self, exported: dict[int, PolicyFiles]) -> None:
+        self._save("final", range(self.replicas), exported)
+        for r in range(self.replicas):
             self.reporter.finish(r, "succeeded", self.scores.result(r), None, None)
         self.reporter.drop([])
 
-    def _obey(self, gone: set[int], exported: dict[int, PolicyFiles]) -> set[int]:
-        """Carry out the orders for replicas not already ``gone``; those that leave."""
-        orders = {r: order for r, order in self._orders.items() if order != "preempt" and r not in gone}
+    def _obey(self, exported: dict[int, PolicyFiles]) -> set[int]:
+        """Carry out the orders; those that leave."""
+        orders = {r: order for r, order in self._orders.items() if order != "preempt"}
         self._orders = {}
         paused = [r for r, order in orders.items() if order == "pause"]
-        state = self.state().select(paused) if paused else None
+        state = self.state(paused) if paused else None
         for r, order in orders.items():
             match order:
                 case "kill":
@@ -286,6 +306,7 @@ class Loop:
         keep = [r for r in range(self.replicas) if r not in leaving]
         self.reporter.drop(keep)
         self.replicas = len(keep)
+        self._orders = {i: self._orders[r] for i, r in enumerate(keep) if r in self._orders}
         if keep:
             for follower in self._followers:
                 follower.select(keep)

@@ -1,5 +1,6 @@
 """Act, remember, learn from what is remembered."""
 
+from contextlib import closing
 from typing import Protocol, cast
 
 import numpy as np
@@ -46,32 +47,32 @@ def run(
     """Train until the env steps are done or nobody is left. See :func:`worker.rl.drivers.train`."""
     config = cast("OffPolicy", spec.algorithm)
     replay = _replay(config, env, len(seeds), device)
-    loop = Loop(spec, seeds, agent, env, reporter, device, emit_every=EMIT_EVERY, parts={"replay": replay})
-    obs: np.ndarray | None = loop.begin(resume)
-    while obs is not None:
-        replay.ring.observe(obs)
-        agent.env_step = loop.env_step
-        if loop.env_step < config.learning_starts:
-            action = random_action(env.spec, loop.noise, env.num_envs)
-        else:
-            action = agent.act(torch.from_numpy(obs).to(device), loop.noise, explore=True).action
-        taken = action.cpu().numpy()
-        step = env.step(taken)
-        ended = step.terminated | step.truncated
-        replay.ring.add(taken, step.reward, step.terminated, ended, step.next_obs)
-        loop.advance(env.num_envs)
-        reporter.progress(loop.env_step)
-        loop.episodes.add(step.reward[:, None], ended[:, None])
-        if (cut := loop.look()).any():
-            replay.ring.cut(cut)
-        due = rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
-        if due:
-            with precision.for_rows(loop.replicas * config.batch_size, min(config.hidden_sizes)):
-                for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size):
-                    update = agent.update(batch, loop.noise)
-            loop.record(update.metrics)
-        obs = loop.turn(step.obs)
-    loop.close()
+    parts = {"replay": replay}
+    with closing(Loop(spec, seeds, agent, env, reporter, device, emit_every=EMIT_EVERY, parts=parts)) as loop:
+        obs: np.ndarray | None = loop.begin(resume)
+        while obs is not None:
+            replay.ring.observe(obs)
+            agent.env_step = loop.env_step
+            if loop.env_step < config.learning_starts:
+                action = random_action(env.spec, loop.noise, env.num_envs)
+            else:
+                action = agent.act(torch.from_numpy(obs).to(device), loop.noise, explore=True).action
+            taken = action.cpu().numpy()
+            step = env.step(taken)
+            ended = step.terminated | step.truncated
+            replay.ring.add(taken, step.reward, step.terminated, ended, step.next_obs)
+            loop.advance(env.num_envs)
+            reporter.progress(loop.env_step)
+            loop.episodes.add(step.reward[:, None], ended[:, None])
+            if (cut := loop.look()).any():
+                replay.ring.cut(cut)
+            due = rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
+            if due:
+                with precision.for_rows(loop.replicas * config.batch_size, min(config.hidden_sizes)):
+                    for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size):
+                        update = agent.update(batch, loop.noise)
+                loop.record(update.metrics)
+            obs = loop.turn(step.obs)
 
 
 def rounds(env_step: int, taken: int, every: int, start: int) -> int:

@@ -46,8 +46,10 @@ def run(
     with closing(Loop(spec, seeds, agent, env, reporter, device, emit_every=per_rollout, followers=[storage])) as loop:
         obs: np.ndarray | None = loop.begin(resume)
         while obs is not None:
-            after = collect(agent, env, storage, loop.noise, obs, loop.stopped)
+            drawn = loop.noise.state()
+            after = collect(agent, env, storage, loop.noise, obs, loop.interrupted)
             if after is None:
+                loop.noise.load(drawn)  # as if the rollout had never begun
                 loop.turn(obs)
                 return
             obs = after
