@@ -39,6 +39,19 @@ def test_windows_begin_anew_and_cut_episodes_do_not_count() -> None:
     assert episodes.take()["train/episode_length"].tolist() == [3]
 
 
+def test_an_infinite_return_spoils_no_other() -> None:
+    """Neither in the window where it ends nor afterwards."""
+    episodes = Episodes(2, 1)
+    reward = np.ones((2, 6, 1))
+    reward[0, 1] = np.inf
+    ended = np.zeros((2, 6, 1), bool)
+    ended[:, [1, 3]] = True
+    episodes.add(reward, ended)
+    assert episodes.take()["train/episode_return"].tolist() == [np.inf, 2.0]
+    episodes.add(np.ones((2, 1, 1)), np.ones((2, 1, 1), bool))
+    assert episodes.take()["train/episode_return"].tolist() == [3.0, 3.0]
+
+
 def test_select() -> None:
     episodes = Episodes(3, 1)
     episodes.add(np.array([1.0, 2.0, 3.0]).reshape(3, 1, 1), np.zeros((3, 1, 1), bool))

@@ -19,19 +19,23 @@ class Episodes:
             self._return += reward.sum(1, dtype=np.float64, keepdims=True)
             self._length += reward.shape[1]
             return
-        returns = reward.cumsum(1, dtype=np.float64) + self._return
-        steps = reward.shape[1]
-        lengths = np.arange(1, steps + 1).reshape(1, -1, 1) + self._length
-        self._return, self._length = returns[:, -1:].copy(), lengths[:, -1:].copy()
-        r, n, t = np.nonzero(ended.transpose(0, 2, 1))
-        first = np.ones(r.size, bool)
-        first[1:] = (r[1:] != r[:-1]) | (n[1:] != n[:-1])
-        last = np.append(first[1:], True)
-        for total, running, series in ((self.returns, self._return, returns), (self.lengths, self._length, lengths)):
-            at_end = series[r, t, n]
-            total += np.bincount(r, np.where(first, at_end, np.diff(at_end, prepend=0.0)), total.size)
-            running[r[last], 0, n[last]] -= at_end[last]
-        self.count += np.bincount(r, minlength=self.count.size)
+        # One row per copy: what it had, its steps, a zero. Sums begin anew at the step after an end, so that each is of
+        # one episode alone, and an infinite one spoils no other.
+        replicas, steps, num_envs = reward.shape
+        begins = np.zeros((replicas, num_envs, steps + 2), bool)
+        begins[..., 0] = True
+        begins[..., 2:] = ended.transpose(0, 2, 1)
+        first = np.flatnonzero(begins)
+        at_rest = np.append(first[1:], begins.size) % (steps + 2) == 0  # the last of its row, still in flight
+        replica = first[~at_rest] // (num_envs * (steps + 2))
+        for total, running, values in (
+            (self.returns, self._return, reward),
+            (self.lengths, self._length, np.broadcast_to(1, reward.shape)),
+        ):
+            sums = np.add.reduceat(_rows(running, values), first)
+            running[:] = sums[at_rest].reshape(running.shape)
+            total += np.bincount(replica, sums[~at_rest], replicas)
+        self.count += np.bincount(replica, minlength=replicas)
 
     def take(self) -> dict[str, np.ndarray]:
         """Means per replica, (R,) each, NaN where no episode finished; begins a new window."""
@@ -52,6 +56,11 @@ class Episodes:
         rows = list(keep)
         self._return, self._length = self._return[rows], self._length[rows]
         self.returns, self.lengths, self.count = self.returns[rows], self.lengths[rows], self.count[rows]
+
+
+def _rows(running: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(R, 1, N) and (R, T, N), followed by a zero, with the copies' rows one after the other: (R * N * (T + 2),)."""
+    return np.concatenate((running, values, np.zeros_like(running)), 1).transpose(0, 2, 1).ravel()
 
 
 def _nothing(replicas: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
