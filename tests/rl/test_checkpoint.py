@@ -50,6 +50,14 @@ def test_unchanged_segments_are_linked_and_new_ones_written(tmp_path: Path) -> N
     assert same(load_state(tmp_path / "b"), state(12, 200))
 
 
+def test_a_segment_that_was_cut_short_is_not_linked(tmp_path: Path) -> None:
+    save_state(state(8), tmp_path / "a")
+    for path in (tmp_path / "a").glob("segment-*"):
+        path.write_bytes(path.read_bytes()[:-3])
+    save_state(state(8, 200), tmp_path / "b", tmp_path / "a")
+    assert same(load_state(tmp_path / "b"), state(8, 200))
+
+
 @pytest.mark.parametrize("previous", ["gone", "unreadable"])
 def test_a_previous_state_is_a_help_and_no_need(tmp_path: Path, previous: str) -> None:
     (tmp_path / "unreadable").mkdir()
