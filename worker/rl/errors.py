@@ -4,8 +4,9 @@ TrainingError
 ├── EnvironmentFailure    the user's environment raised, or could not be made
 ├── UnsupportedSpace      observations or actions that no agent here takes
 ├── CorruptState          a stored resume state that fails its checksum
-├── ParityError           an exported policy that answers differently from the trained one
-└── Diverged              losses or weights of a run are no longer finite
+└── ParityError           an exported policy that answers differently from the trained one
+
+A run that diverges is no error of its job: the driver reports it failed (``diverged``) and the others go on.
 """
 
 from typing import ClassVar
@@ -48,9 +49,3 @@ class ParityError(TrainingError):
     """The exported graph differs from the trained network by more than the tolerance."""
 
     code = "parity"
-
-
-class Diverged(TrainingError):
-    """A loss or a weight became infinite or NaN."""
-
-    code = "diverged"
