@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from tests.rl import toys
+from worker.rl import envs
+from worker.rl.algorithms import ppo
 from worker.rl.drivers import loop, train
 from worker.rl.envs.vector import LoopVectorEnv
 from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
@@ -165,6 +167,31 @@ def test_a_crash_after_a_replica_has_left(whole: MemoryReporter) -> None:
     assert [step // STEP for step, _ in left.states] == [4, 8] and left.states[-1][1].meta == resumed.states[-1][1].meta
     for name, tensor in left.states[-1][1].tensors.items():
         torch.testing.assert_close(resumed.states[-1][1].tensors[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [PPO | {"normalize_observation": True}, {"name": "dqn", "hidden_sizes": (16,), "learning_starts": 10}],
+    ids=["ppo", "dqn"],
+)
+def test_neighbours_whose_episodes_are_truncated_at_other_steps(algorithm: Any) -> None:
+    spec = toys.spec("Mortal-v0", algorithm, num_envs=4, total=STEP * 4, every=STEP * 3)
+    ours, theirs, alone = (run(seeds, spec).states[0][1] for seeds in ([1, 2, 3], [1, 99, 3], [3]))
+    for replica in (0, 2):
+        assert torch.equal(weights(ours, replica), weights(theirs, replica))
+    assert not torch.equal(weights(ours, 1), weights(theirs, 1))
+    torch.testing.assert_close(weights(alone, 0), weights(ours, 2), rtol=1e-3, atol=1e-4)
+
+
+def test_a_state_of_some_replicas_is_that_state_of_all() -> None:
+    env = envs.make(SPEC.environment, SEEDS, 4)
+    agent = ppo.build(SPEC.algorithm, env.spec, SEEDS, torch.device("cpu"), STEP * 12, 4)
+    made = loop.Loop(SPEC, SEEDS, agent, env, MemoryReporter(SEEDS), torch.device("cpu"), emit_every=STEP)
+    made.scores.add(np.array([1.0, 2.0, 3.0]))
+    some = made.state([2, 0])
+    assert equal(some, made.state().select([2, 0]))
+    agent.parameters.buffers[0].zero_()
+    assert weights(some, 0).any(), "a copy"
 
 
 def test_runs_paused_out_of_a_pack_go_on_alone(whole: MemoryReporter) -> None:
