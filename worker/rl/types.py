@@ -52,7 +52,7 @@ class Rollout(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What an update reports: ``metrics`` (R,) each, on the device; ``priority`` (R, B) for a prioritized replay."""
+    """What an update reports, on the device: ``metrics`` (R,) each; ``priority`` (R, B) for a prioritized replay, >= 0."""
 
     metrics: dict[str, Tensor]
     priority: Tensor | None = None

@@ -70,7 +70,7 @@ def test_updates_equal_the_pseudo_code(loss: str) -> None:
             value = 0.5 * F.mse_loss(q, y) if loss == "mse" else F.huber_loss(q, y)
             torch.testing.assert_close(update.metrics["losses/q"][r], value.detach(), rtol=1e-5, atol=1e-6)
             assert update.priority is not None
-            torch.testing.assert_close(update.priority[r], (y - q).detach(), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(update.priority[r], (y - q).detach().abs(), rtol=1e-4, atol=1e-5)
             optimisers[r].zero_grad()
             value.backward()
             nn.utils.clip_grad_norm_(online.parameters(), 1.0)
@@ -82,6 +82,17 @@ def test_updates_equal_the_pseudo_code(loss: str) -> None:
             now = plain(ours_, r)
             for a, b in zip(now.parameters(), theirs_.parameters(), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_future_it_is_regression_to_the_reward() -> None:
+    """gamma = 0: whatever the target network says, the taken actions' values become their rewards."""
+    ours = agent([1, 2], gamma=0.0, learning_rate=1e-2, target_update_every=3)
+    (batch,) = batches(1, 2)
+    batch = batch._replace(discount=torch.zeros_like(batch.discount))
+    for _ in range(400):
+        ours.update(batch, Noise([1, 2]))
+    q = ours.network(batch.obs).gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(q, batch.reward, rtol=0, atol=0.05)
 
 
 def test_the_target_network_moves_only_every_so_many_updates() -> None:

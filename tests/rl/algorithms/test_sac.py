@@ -140,6 +140,36 @@ def test_updates_equal_the_pseudo_code() -> None:
         torch.testing.assert_close(ours.temperature.log_alpha[r, 0], reference.log_alpha, rtol=1e-4, atol=1e-6)
 
 
+def test_without_a_future_and_entropy_it_regresses_to_the_reward_and_climbs_it() -> None:
+    """gamma = 0, alpha -> 0: both critics become the reward, the mean action what maximises it."""
+    unit = env_spec(-torch.ones(2), torch.ones(2))
+    ours = agent([1, 2], unit, learning_rate=3e-3, fixed_temperature=True, initial_temperature=1e-6)
+    noise, best = Noise([1, 2]), torch.tensor([0.5, -0.3])
+    for number in range(1000):
+        b = batch(2, number, 64)
+        reward = -(b.action - best).square().sum(-1)
+        ours.update(b._replace(reward=reward, discount=torch.zeros_like(reward)), noise)
+    b = batch(2, 1000, 64)
+    q = ours.critic(b.obs, b.action)
+    reward = -(b.action - best).square().sum(-1)
+    assert float((q - reward.unsqueeze(1)).abs().mean((0, 2)).max()) < 0.1
+    assert float((ours.act(b.obs, noise, explore=False).action - best).abs().mean()) < 0.1
+
+
+@pytest.mark.parametrize("smaller", [0, 1])
+def test_targets_take_the_smaller_of_the_twins(smaller: int) -> None:
+    ours = agent([1, 2], fixed_temperature=True, initial_temperature=1e-8)
+    values = torch.tensor([5.0, 5.0])
+    values[smaller] = 3.0
+    layers: Any = ours.critic_target.mlp.layers
+    with torch.no_grad():
+        layers[-1].weight.zero_()
+        layers[-1].bias.copy_(values.repeat(2).view(4, 1, 1))
+    b = batch(2)
+    target = ours.update(b, Noise([1, 2])).metrics["sac/q_mean"]
+    torch.testing.assert_close(target, (b.reward + b.discount * 3.0).mean(-1), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("target_entropy", "sign"), [(50.0, 1), (-50.0, -1)])
 def test_temperature_rises_while_entropy_is_too_low(target_entropy: float, sign: int) -> None:
     ours = agent([1, 2], target_entropy=target_entropy)

@@ -32,7 +32,7 @@ class Head(Protocol):
         """Target of the taken action's outputs, from those at the next state and the action (R, B) chosen there."""
 
     def loss(self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss of each replica (R,) and error of each sample (R, B), which a prioritized replay ranks by."""
+        """Loss of each replica (R,) and size of each sample's error (R, B), which a prioritized replay ranks by."""
 
 
 class ScalarHead:
@@ -49,7 +49,7 @@ class ScalarHead:
 
     def loss(self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         td_error = target - _of(action, outputs)
-        return self._loss(td_error, weight), td_error.detach()
+        return self._loss(td_error, weight), td_error.detach().abs()
 
 
 def _of(action: Tensor, outputs: Tensor) -> Tensor:
@@ -110,13 +110,13 @@ class DQN(Agent):
             next_action = self.head.q(next_outputs).argmax(-1)
             target = self.head.target(next_outputs, next_action, batch.reward, batch.discount)
         outputs = self.network(batch.obs)
-        loss, td_error = self.head.loss(outputs, batch.action, target, batch.weight)
+        loss, priority = self.head.loss(outputs, batch.action, target, batch.weight)
         self.optimiser.step(loss)
         self.updates += 1
         if self.updates % self.config.target_update_every == 0:
             polyak(self.target_parameters, self.parameters, self.config.tau)
         metrics = {"losses/q": loss.detach(), "dqn/q_mean": self.head.q(outputs.detach()).mean((1, 2))}
-        return Update(metrics, td_error)
+        return Update(metrics, priority)
 
     def policy(self, replica: int) -> nn.Module:
         return GreedyPolicy(replica_of(self.network, replica), self.head)

@@ -79,10 +79,10 @@ class SAC(Agent):
     def update(self, batch: Transition, noise: Noise) -> Update:
         action = (batch.action - self.center) / self.half_range
         batch = batch._replace(action=action)
-        metrics, td_error = self._critic_step(batch, noise)
+        metrics, priority = self._critic_step(batch, noise)
         metrics |= self._actor_step(batch, noise)
         polyak(self.critic_target_parameters, self.critic_parameters, self.config.tau)
-        return Update(metrics, td_error)
+        return Update(metrics, priority)
 
     def _critic_step(self, batch: Transition, noise: Noise) -> tuple[dict[str, Tensor], Tensor]:
         with torch.no_grad():
