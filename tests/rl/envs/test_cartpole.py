@@ -49,3 +49,17 @@ def test_five_hundred_steps_are_truncation() -> None:
         assert not step.terminated.any()
         assert bool(step.truncated.any()) == (age == 500)
     assert np.abs(step.obs).max() <= 0.05 and np.abs(step.next_obs).max() > 0.0
+
+
+def test_one_pole_alone_moves_like_one_among_many() -> None:
+    alone, among = CartPole([3], 1), CartPole([3, 4], 1)
+    assert np.array_equal(alone.reset(0)[0], among.reset(0)[0])
+    actions = np.random.default_rng(0).integers(0, 2, 400)
+    ends = 0
+    for action in actions:
+        ours, theirs = alone.step(np.array([[action]])), among.step(np.array([[action], [1 - action]]))
+        np.testing.assert_allclose(ours.next_obs[0], theirs.next_obs[0], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(ours.obs[0], theirs.obs[0], rtol=1e-5, atol=1e-7)
+        assert ours.terminated[0] == theirs.terminated[0] and ours.reward[0] == theirs.reward[0]
+        ends += int(ours.terminated.sum())
+    assert ends > 3
