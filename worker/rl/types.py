@@ -52,7 +52,7 @@ class Rollout(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What an update reports, on the device: ``metrics`` (R,) each; ``priority`` (R, B) for a prioritized replay, >= 0."""
+    """What an update reports, on the device: ``metrics`` (R,) each; absolute ``priority`` (R, B) for such a replay."""
 
     metrics: dict[str, Tensor]
     priority: Tensor | None = None
