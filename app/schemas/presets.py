@@ -82,19 +82,19 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "epsilon_end": 0.1,
     },
     ("q_learning", "Taxi-v4"): {
-        "origin": "tuned here: ten of ten seeds between 7.5 and 8.4 after 200,000 env steps",
+        "origin": "tuned here: ten of ten seeds between 7.6 and 7.8 after 200,000 env steps",
         "learning_rate": 0.4,
         "epsilon_fraction": 0.3,
     },
     ("q_learning", "FrozenLake-v1"): {
-        "origin": "tuned here for 150,000 env steps",
+        "origin": "tuned here: ten of ten seeds at 0.74 after 150,000 env steps",
         "learning_rate": 1.0,
         "learning_rate_schedule": "visits",
         "learning_rate_floor": 0.01,
         "epsilon_end": 0.1,
     },
     ("q_learning", "FrozenLake8x8-v1"): {
-        "origin": "tuned here for 600,000 env steps",
+        "origin": "tuned here: best evaluations of five seeds between 0.78 and 0.92 within 600,000 env steps",
         "learning_rate": 1.0,
         "learning_rate_schedule": "visits",
         "learning_rate_floor": 0.01,
@@ -117,7 +117,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "epsilon_end": 0.1,
     },
     ("dyna_q", "Taxi-v4"): {
-        "origin": "tuned here: ten of ten seeds between 7.1 and 8.2 after 30,000 env steps",
+        "origin": "tuned here: ten of ten seeds between 7.3 and 7.8 after 30,000 env steps",
         "planning_steps": 20,
         "learning_rate": 0.5,
         "epsilon_start": 0.1,

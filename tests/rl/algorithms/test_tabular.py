@@ -264,6 +264,20 @@ def test_visits_are_counted_and_planning_is_none() -> None:
     assert ours.visits[1, batch.obs[1, 0] - FIRST, batch.action[1, 0]] >= 1
 
 
+def test_replicas_are_dropped_and_copied_with_all_they_know() -> None:
+    config = {"name": "dyna_q", "planning_steps": 5}
+    whole, part, batch = agent(config), agent(config), experience(1)
+    keep = [2, 2, 0, 0, 1]
+    part.select(keep)
+    for seed in range(5):
+        batch = experience(1, seed)
+        whole.update(batch, Noise(SEEDS))
+        part.update(Transition(*(x[keep] for x in batch[:5])), Noise([SEEDS[r] for r in keep]))
+    for name, value in whole.state().items():
+        other = part.state()[name]
+        assert isinstance(value, Tensor) and isinstance(other, Tensor) and torch.equal(value[keep], other)
+
+
 def test_the_policy_is_one_replicas_table() -> None:
     ours = agent({})
     before = ours.q[1].clone()

@@ -120,8 +120,8 @@ class Tabular(Agent):
             self.loss.lerp_(td_error.square(), 1 / WINDOW)
             if self.model is not None:
                 self.model.remember(s, a, reward, discount, s2)
-                for s, a, reward, discount, s2 in self.model.recall(noise, self.config.planning_steps):
-                    self._learn(s, a, reward, discount, s2, a)
+                for outcome in self.model.recall(noise, self.config.planning_steps):
+                    self._learn(*outcome, a2)
         epsilon = torch.full_like(self.loss, self.exploration)
         return Update({"losses/td": self.loss, f"{self.config.name}/epsilon": epsilon})
 
@@ -133,7 +133,7 @@ class Tabular(Agent):
 
     def select(self, keep: Sequence[int]) -> None:
         super().select(keep)
-        self._replica = self._replica[: len(keep)]
+        self._replica = torch.arange(len(keep), device=self.q.device)
 
     def _choose(self, state: Tensor, noise: Noise, epsilon: float) -> Tensor:
         """Epsilon-greedy actions (R, N); the highest draw decides between actions of equal value."""
@@ -193,7 +193,7 @@ class Model:
         self.known[r, pair] = True
         self.count += new
 
-    def recall(self, noise: Noise, steps: int) -> list[tuple[Tensor, ...]]:
+    def recall(self, noise: Noise, steps: int) -> list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
         """So many of the tried pairs drawn uniformly: (state, action, reward, discount, next state), (R,) each."""
         r = self._replica.unsqueeze(1)
         pair = self.tried[r, noise.integers("planning", 2**62, steps) % self.count.unsqueeze(1)]
