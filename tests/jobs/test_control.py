@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.jobs.scene import eventually
+from worker.jobs.protocol import Verdict
 
 JOB = {
     "job_id": "job_1",
@@ -94,6 +95,18 @@ def test_the_end_of_its_input_ends_its_whole_group(trainers: list[Trainer]) -> N
     parent.process.stdin.close()
     assert parent.process.wait(60) < 0
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "its child ends, too")
+
+
+@pytest.mark.parametrize("message", [{"type": "job", "job": JOB | {"threads": "many"}}, {"kind": "tick"}])
+def test_a_message_it_cannot_read_ends_it_with_a_verdict(trainers: list[Trainer], message: dict[str, object]) -> None:
+    deaf = Trainer("time.sleep(600)")
+    trainers.append(deaf)
+    deaf.send(message)
+    assert deaf.process.wait(60) < 0, "its worker's pipe is open all the while"
+    assert deaf.process.stdout is not None and deaf.process.stderr is not None
+    verdict = Verdict.parse(deaf.process.stdout.read().strip())
+    assert verdict is not None and verdict.code == "protocol_error" and verdict.retryable
+    assert b"Traceback" in deaf.process.stderr.read()
 
 
 def test_orders_replace_one_another_and_sigterm_preempts(trainers: list[Trainer]) -> None:

@@ -7,11 +7,12 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from worker.jobs.protocol import JobMessage, Order
+from worker.jobs.protocol import JobMessage, Order, Verdict
 
 
 def end_group() -> None:
@@ -51,9 +52,15 @@ class Control(threading.Thread):
         self.preempt = True
 
     def run(self) -> None:
-        for line in _lines():
-            self._hear(json.loads(line))
-        end_group()
+        try:
+            for line in _lines():
+                self._hear(json.loads(line))
+        except Exception as error:  # noqa: BLE001 - a trainer that hears nothing must not live on
+            traceback.print_exc()
+            message = f"the trainer does not understand its worker: {type(error).__name__}: {error}"
+            os.write(1, Verdict("protocol_error", message).line())
+        finally:
+            end_group()
 
     def _hear(self, message: dict[str, Any]) -> None:
         match message["type"]:
