@@ -1,5 +1,7 @@
 """Lines of output."""
 
+import pytest
+
 from worker.jobs.logs import MAX_LINE_BYTES, MAX_WAITING, LogBuffer
 
 
@@ -20,15 +22,41 @@ def test_the_newest_lines_are_kept_and_the_rest_is_counted() -> None:
     buffer = LogBuffer()
     for number in range(MAX_WAITING + 5):
         buffer.add("stderr", str(number).encode())
-    lines = buffer.take()
+    with buffer.taken() as lines:
+        pass
     assert lines[0] == ("stderr", "… 5 lines left out …")
     assert lines[1] == ("stderr", "5")
     assert lines[-1] == ("stderr", str(MAX_WAITING + 4))
     assert buffer.last == str(MAX_WAITING + 4)
-    assert buffer.take() == []
+    with buffer.taken() as lines:
+        assert lines == []
+
+
+def test_lines_that_could_not_be_written_wait_again() -> None:
+    buffer = LogBuffer()
+    buffer.add("stderr", b"Traceback")
+    with pytest.raises(OSError), buffer.taken():
+        buffer.add("stderr", b"later")
+        raise OSError
+    with buffer.taken() as lines:
+        assert lines == [("stderr", "Traceback"), ("stderr", "later")]
+
+
+def test_lines_that_wait_again_leave_out_the_oldest() -> None:
+    buffer = LogBuffer()
+    for number in range(MAX_WAITING):
+        buffer.add("stderr", str(number).encode())
+    with pytest.raises(OSError), buffer.taken():
+        buffer.add("stderr", b"newest")
+        raise OSError
+    with buffer.taken() as lines:
+        assert lines[:2] == [("stderr", "… 1 lines left out …"), ("stderr", "1")]
+        assert lines[-1] == ("stderr", "newest")
+        assert len(lines) == MAX_WAITING + 1
 
 
 def test_what_is_no_text_is_shown_as_such() -> None:
     buffer = LogBuffer()
     buffer.add("stdout", b"\xff ok")
-    assert buffer.take() == [("stdout", "\N{REPLACEMENT CHARACTER} ok")]
+    with buffer.taken() as lines:
+        assert lines == [("stdout", "\N{REPLACEMENT CHARACTER} ok")]

@@ -2,6 +2,8 @@
 
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 MAX_LINE_BYTES = 4096
 MAX_WAITING = 1000
@@ -37,10 +39,18 @@ class LogBuffer:
             if stream == "stderr":
                 self.last = text
 
-    def take(self) -> list[tuple[str, str]]:
-        """The lines waiting, as (stream, text)."""
+    @contextmanager
+    def taken(self) -> Iterator[list[tuple[str, str]]]:
+        """The lines waiting, as (stream, text). They wait again if the context ends with an exception."""
         with self._lock:
             lines, dropped = list(self._lines), self._dropped
             self._lines.clear()
             self._dropped = 0
-        return [("stderr", f"… {dropped} lines left out …"), *lines] if dropped else lines
+        try:
+            yield [("stderr", f"… {dropped} lines left out …"), *lines] if dropped else lines
+        except BaseException:
+            with self._lock:
+                lost = max(0, len(lines) + len(self._lines) - MAX_WAITING)
+                self._lines.extendleft(reversed(lines[lost:]))
+                self._dropped += dropped + lost
+            raise

@@ -135,9 +135,10 @@ class Supervisor:
             process.send({"type": "desired", "runs": orders})
 
     def _write_log(self, buffer: LogBuffer) -> None:
-        if lines := buffer.take():
-            with self._host.database.writing() as session:
-                logs.append(session, self._claim.job_id, self._claim.attempt, lines)
+        with buffer.taken() as lines:
+            if lines:
+                with self._host.database.writing() as session:
+                    logs.append(session, self._claim.job_id, self._claim.attempt, lines)
 
     def _verdict(self, process: TrainerProcess, status: int) -> Verdict:
         """How the attempt ended, in words where the trainer had none left."""
