@@ -92,9 +92,11 @@ def replica_of(module: M, replica: int) -> M:
 
     It has no replica axis: (B, …) in, (B, …) out.
     """
-    copied = deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+    live = {id(parameter): parameter for parameter in module.parameters()}
+    copied = deepcopy(module, dict(live))
     for parent in list(copied.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Linear | Conv2d):
                 setattr(parent, name, child.one(replica))
+    assert not any(id(parameter) in live for parameter in copied.parameters()), "a parameter is shared with the agent"
     return copied
