@@ -45,15 +45,21 @@ class Simulation:
             after = np.where(ended[..., None], self.observe(), next_obs)
             self.ring.observe(self.current)
             self.ring.add(action, reward, terminated, ended, next_obs)
-            self.expected.append((self.current, action, reward, terminated, next_obs))
+            self.expected.append((self.current, action, reward, terminated, ended, next_obs))
             self.current = after
+
+    def cut(self, replicas: Array) -> None:
+        self.ring.cut(replicas)
+        if self.expected:
+            *rest, ended, next_obs = self.expected[-1]
+            self.expected[-1] = (*rest, ended | replicas[:, None], next_obs)
 
     def check(self) -> None:
         held = self.expected[-self.ring.capacity :]
         assert self.ring.size == len(held)
         index = np.tile(np.arange(len(held) * self.ring.num_envs), (R, 1))
         got = self.ring.gather(index)
-        for i, array in enumerate((got.obs, got.action, got.reward, got.terminated, got.next_obs)):
+        for i, array in enumerate((got.obs, got.action, got.reward, got.terminated, got.ended, got.next_obs)):
             wanted = np.stack([step[i] for step in held], 1).reshape(array.shape)
             np.testing.assert_array_equal(array, wanted)
 
@@ -78,9 +84,9 @@ def test_every_transition_comes_back_as_it_was(capacity: int, num_envs: int, end
 def test_new_episodes_may_begin_anywhere_after_a_cut(end_probability: float) -> None:
     sim = simulation(20, 2, end_probability)
     for _ in range(30):
-        sim.ring.cut(np.ones(R, bool))
+        sim.cut(np.ones(R, bool))
         if sim.number % 3 == 0:
-            sim.ring.cut(np.ones(R, bool))  # nothing in flight: nothing to cut
+            sim.cut(np.ones(R, bool))  # nothing in flight: nothing to cut
         sim.begin()
         sim.steps(int(sim.rng.integers(1, 6)))
         sim.check()
@@ -91,7 +97,7 @@ def test_a_cut_ends_the_episodes_of_the_replicas_named() -> None:
     sim.begin()
     sim.steps(5)
     assert (sim.ring.final[:, :5] < 0).all()
-    sim.ring.cut(np.array([True, False, True]))
+    sim.cut(np.array([True, False, True]))
     assert (sim.ring.final[[0, 2], 4] >= 0).all() and (sim.ring.final[1, 4] < 0).all()
     assert (sim.ring.final[:, :4] < 0).all()
     sim.steps(3)
@@ -113,7 +119,7 @@ def test_goes_on_from_a_saved_state(steps: int) -> None:
     sim = simulation(10, 2, 0.3)
     sim.begin()
     sim.steps(steps)
-    sim.ring.cut(np.ones(R, bool))
+    sim.cut(np.ones(R, bool))
     state = deepcopy(sim.ring.state())
     other = simulation(10, 2, 0.3, seed=1)
     other.ring.load(state)

@@ -28,6 +28,8 @@ class Rows:
     action: Array
     reward: Array
     terminated: Array
+    ended: Array
+    """Whether the episode ended with the step: terminated, truncated or cut."""
     next_obs: Array
     """The observation after the step: at an episode's end its true final one."""
 
@@ -116,11 +118,12 @@ class Ring:
         next_at = (position + self.num_envs) % period + base
         next_obs = _take(self.obs, next_at)
         final = _take(self.final, at)
-        ended = np.nonzero(final >= 0)
-        if ended[0].size:
-            next_obs[ended] = self.final_obs[ended[-2], final[ended] % self.final_obs.shape[1]]
+        ended = final >= 0
+        last = np.nonzero(ended)
+        if last[0].size:
+            next_obs[last] = self.final_obs[last[-2], final[last] % self.final_obs.shape[1]]
         obs, action, reward, terminated = (_take(getattr(self, name), at) for name in _ROW_ARRAYS[:4])
-        return Rows(obs, action, reward, terminated, next_obs)
+        return Rows(obs, action, reward, terminated, ended, next_obs)
 
     def state(self) -> dict[str, Tensor | int]:
         """The rows written so far and the counters. The tensors are the live ones: copy before the next ``add``."""
