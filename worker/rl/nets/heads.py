@@ -1,7 +1,8 @@
 """Whole networks: a torso for the observations and a head for what the algorithm asks.
 
-Images pass through the convolutional torso, whose 512 features feed the heads directly; vectors pass through the hidden
-layers. Inputs and outputs have axes (R, B, …), ensembles (R, E, B, …).
+Images pass through the convolutional torso, whose 512 features feed the heads directly; those of critics go through the
+hidden layers first, together with the action. Vectors pass through the hidden layers. Inputs and outputs have axes
+(R, B, …), ensembles (R, E, B, …).
 """
 
 import math
