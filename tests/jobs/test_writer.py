@@ -4,17 +4,25 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.db.engine import Database
+from app.db.models import ResumeState
 from app.db.repositories import jobs, metrics
 from app.db.repositories.training import StaleAttempt
 from tests.db import scene
+from tests.jobs.scene import eventually
 from worker.jobs import writer as module
-from worker.jobs.writer import Row, Write, Writer, by_run
+from worker.jobs.writer import Batch, Row, Write, Writer, by_run
+from worker.jobs.writes import Fence, Folders, Publish
+from worker.rl.reporter import State
 
 
 def row(step: int, *values: float, runs: tuple[str, ...] = ("a", "b")) -> Row:
@@ -54,6 +62,23 @@ class Note(Write):
     def apply(self, session: Session) -> tuple[str, ...]:
         self.log.append(f"apply {self.name}")
         return (f"jobs/{self.name}",)
+
+
+class Outage(Write):
+    """A database that is away, from the first write until it is over."""
+
+    begins = True
+    urgent = True
+
+    def __init__(self) -> None:
+        self.felt = threading.Event()
+        self.over = threading.Event()
+
+    def apply(self, session: Session) -> tuple[str, ...]:
+        self.felt.set()
+        if not self.over.is_set():
+            raise OperationalError("SELECT 1", None, ConnectionError("away"))
+        return ()
 
 
 class TestWriter:
@@ -127,3 +152,59 @@ class TestWriter:
         writer.start()
         assert added.wait(30)
         thread.join()
+
+    def test_writes_count_until_they_are_stored(self, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "MAX_WRITES", 3)
+        outage, log = Outage(), list[str]()
+        writer.start()
+        writer.add(outage)
+        assert outage.felt.wait(30)
+        added = threading.Event()
+
+        def train() -> None:
+            for number in range(4):
+                writer.add(Note(log, str(number)))
+            added.set()
+
+        thread = threading.Thread(target=train)
+        thread.start()
+        eventually(lambda: log == ["prepare 0", "prepare 1"], "two more fit")
+        assert not added.wait(0.5)
+        assert log == ["prepare 0", "prepare 1"]
+        outage.over.set()
+        assert added.wait(30)
+        thread.join()
+        writer.close()
+        assert [line for line in log if line.startswith("apply")] == [f"apply {number}" for number in range(4)]
+
+    def test_of_states_that_could_not_be_stored_the_newest_is_kept(
+        self, writer: Writer, made: scene.Scene, database: Database, tmp_path: Path
+    ) -> None:
+        fence: Fence = {"job_id": made.job_id, "attempt": 1}
+        folders = Folders(tmp_path, fence, None)
+        outage = Outage()
+        writer.start()
+        writer.add(outage)
+        for step in (10, 20, 20, 30):
+            state, saved = State({"weights": torch.ones(1, 2)}, {"env_step": step}), threading.Event()
+            writer.add(Publish(fence, folders, made.run_ids, state, saved))
+            assert saved.wait(30)
+        states = tmp_path / "jobs" / made.job_id / "a1"
+        eventually(lambda: [folder.name for folder in states.iterdir()] == ["30"], "the others are removed")
+        outage.over.set()
+        writer.close()
+        with database.reading() as session:
+            pointer = session.scalars(select(ResumeState)).one()
+        assert (pointer.env_steps, (tmp_path / pointer.path / "state.json").exists()) == (30, True)
+
+
+def test_a_state_that_may_have_been_stored_is_not_given_up() -> None:
+    fence: Fence = {"job_id": "job_1", "attempt": 1}
+    folders = Folders(Path(), fence, None)
+    first, second, third = (Publish(fence, folders, (), None, threading.Event()) for _ in range(3))
+    batch = Batch(writes=[first], doubtful=1)
+    batch.extend(Batch(writes=[second]))
+    assert batch.give_up() == []
+    batch.extend(Batch(writes=[third]))
+    assert batch.give_up() == [(second, third)]
+    assert batch.writes == [first, third]

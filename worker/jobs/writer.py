@@ -23,6 +23,7 @@ FLUSH_POINTS = 4096
 MAX_POINTS = 1_000_000
 """Points that wait while the database is away; training waits, too, once there are more."""
 MAX_WRITES = 1_000
+"""Other writes, with their files, that are not stored yet; training waits, too, once there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,14 @@ class Write(ABC):
     urgent: ClassVar[bool] = False
     """Whether it is not kept waiting for a second."""
 
+    newest_only: ClassVar[bool] = False
+    """Whether one that could not be stored in time is given up for a later one of its kind."""
+
     def prepare(self) -> None:  # noqa: B027 - most have no files
         """Write files: once, before the transaction."""
+
+    def discard(self, later: "Write") -> None:  # noqa: B027
+        """Remove files: ``later`` is stored in its place."""
 
     @abstractmethod
     def apply(self, session: Session) -> tuple[str, ...]:
@@ -62,6 +69,8 @@ class Batch:
     rows: list[Row] = field(default_factory=list)
     progress: dict[str, tuple[int, float | None]] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
+    doubtful: int = 0
+    """How many of the writes a commit without an answer may have stored."""
 
     def __bool__(self) -> bool:
         return bool(self.rows or self.progress or self.writes)
@@ -71,6 +80,13 @@ class Batch:
         self.rows += later.rows
         self.progress |= later.progress
         self.writes += later.writes
+
+    def give_up(self) -> list[tuple[Write, Write]]:
+        """Leave out what a later write makes needless and no commit can have stored. Returns both of each pair."""
+        newest = {type(write): write for write in self.writes if write.newest_only}
+        pairs = [(write, newest.get(type(write), write)) for write in self.writes[self.doubtful :]]
+        self.writes[self.doubtful :] = [write for write, later in pairs if write is later]
+        return [(write, later) for write, later in pairs if write is not later]
 
 
 class Writer(threading.Thread):
@@ -92,6 +108,7 @@ class Writer(threading.Thread):
         self._retire = retire
         self._waiting = Batch()
         self._points = 0
+        self._writes = 0
         self._urgent = False
         self._closing = False
         self._changed = threading.Condition()
@@ -114,10 +131,11 @@ class Writer(threading.Thread):
             self._waiting.progress.update(progress)
 
     def add(self, write: Write) -> None:
-        """Queue a write."""
+        """Queue a write. Waits while too many are waiting already."""
         with self._changed:
-            self._await(lambda: len(self._waiting.writes) < MAX_WRITES)
+            self._await(lambda: self._writes < MAX_WRITES)
             self._waiting.writes.append(write)
+            self._writes += 1
             if write.urgent:
                 self._urgent = True
                 self._changed.notify_all()
@@ -159,6 +177,10 @@ class Writer(threading.Thread):
             for write in later.writes:
                 write.prepare()
             batch.extend(later)
+            given_up = batch.give_up()
+            for write, newest in given_up:
+                write.discard(newest)
+            self._settle(0, len(given_up))
             try:
                 obsolete = self._commit(batch)
             except DATABASE_AWAY as error:
@@ -167,9 +189,7 @@ class Writer(threading.Thread):
                 back_off = min(2.0, 2 * back_off)
                 continue
             self._retire(obsolete)
-            with self._changed:
-                self._points -= sum(row.points for row in batch.rows)
-                self._changed.notify_all()
+            self._settle(sum(row.points for row in batch.rows), len(batch.writes))
             batch, back_off = Batch(), 0.1
 
     def _wait(self) -> bool:
@@ -184,8 +204,14 @@ class Writer(threading.Thread):
     def _take(self) -> Batch:
         with self._changed:
             waiting, self._waiting = self._waiting, Batch()
-            self._changed.notify_all()
             return waiting
+
+    def _settle(self, points: int, writes: int) -> None:
+        """Let training go on: so much is not waiting any more."""
+        with self._changed:
+            self._points -= points
+            self._writes -= writes
+            self._changed.notify_all()
 
     def _commit(self, batch: Batch) -> tuple[str, ...]:
         obsolete: tuple[str, ...] = ()
@@ -204,6 +230,7 @@ class Writer(threading.Thread):
                 )
             for write in batch.writes:
                 obsolete += () if write.begins else write.apply(session)
+            batch.doubtful = len(batch.writes)
         return obsolete
 
 

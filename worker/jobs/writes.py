@@ -130,6 +130,7 @@ class Publish(Write):
     """The job's resume state. ``saved`` is set once it is on disk and out of memory; training may wait for that."""
 
     urgent: ClassVar[bool] = True
+    newest_only: ClassVar[bool] = True
 
     fence: Fence
     folders: Folders
@@ -142,6 +143,11 @@ class Publish(Write):
         assert self.state is not None
         self.folder, self.state = self.folders.save(self.state, self.run_ids), None
         self.saved.set()
+
+    def discard(self, later: Write) -> None:
+        assert isinstance(later, Publish) and self.folder is not None and later.folder is not None
+        if later.folder.path != self.folder.path:
+            artifacts.remove(self.folders.root, [self.folder.path])
 
     def apply(self, session: Session) -> tuple[str, ...]:
         assert self.folder is not None
