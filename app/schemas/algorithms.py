@@ -165,7 +165,7 @@ class Tabular(AlgorithmConfig):
     epsilon_schedule: Literal["linear", "exponential"] = "linear"
     """How epsilon goes from start to end: by equal differences or by equal ratios."""
     epsilon_start: Probability = 1.0
-    epsilon_end: Probability = 0.05
+    epsilon_end: float = Field(0.05, ge=0, le=1, validate_default=True)
     epsilon_fraction: float = Field(0.5, gt=0, le=1)
     """Share of the run's env steps over which epsilon falls."""
     evaluation_epsilon: Probability = 0.0
@@ -176,6 +176,13 @@ class Tabular(AlgorithmConfig):
         owner = {"expected": "sarsa", "planning_steps": "dyna_q"}[info.field_name or ""]
         if value and info.data.get("name") not in (owner, None):
             raise ValueError(f"is for {owner}, not for {info.data['name']}")
+        return value
+
+    @field_validator("learning_rate_floor")
+    @classmethod
+    def _lies_below_the_rate(cls, value: float, info: ValidationInfo) -> float:
+        if value > info.data.get("learning_rate", 1.0):
+            raise ValueError("may not exceed learning_rate")
         return value
 
     @field_validator("epsilon_end")

@@ -31,6 +31,7 @@ def spec(
         ({"name": "dqn"}, "CartPole-v1", 4),
         ({"name": "dqn", "hidden_sizes": [64]}, "CartPole-v1", 8),
         ({"name": "sac"}, "Pendulum-v1", 1),
+        ({"name": "dyna_q"}, "Taxi-v4", 8),
         ({"name": "sac", "preset": "auto"}, "Pendulum-v1", 8),
     ],
 )

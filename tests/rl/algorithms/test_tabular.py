@@ -250,8 +250,8 @@ def test_learning_rates() -> None:
         return ours._rate(state, action)
 
     assert rate(700) == 0.5
-    assert rate(500, learning_rate_schedule="linear", learning_rate_floor=0.1) == pytest.approx(0.25)
-    assert rate(900, learning_rate_schedule="linear", learning_rate_floor=0.1) == pytest.approx(0.1)
+    linear = [rate(t, learning_rate_schedule="linear", learning_rate_floor=0.1) for t in (0, 500, 1000, 1001)]
+    assert linear == pytest.approx([0.5, 0.3, 0.1, 0.1])
     by_visits = rate(0, learning_rate_schedule="visits", visit_exponent=0.5, learning_rate_floor=0.01)
     torch.testing.assert_close(by_visits, torch.tensor([0.5, 0.05, 0.01]))
 
@@ -294,6 +294,8 @@ def test_the_policy_is_one_replicas_table() -> None:
         ({"name": "dyna_q", "expected": True}, "expected"),
         ({"name": "q_learning", "expected": True}, "expected"),
         ({"epsilon_schedule": "exponential", "epsilon_end": 0.0}, "epsilon_end"),
+        ({"epsilon_schedule": "exponential", "epsilon_start": 0.0}, "epsilon_end"),
+        ({"learning_rate": 0.1, "learning_rate_floor": 0.2}, "learning_rate_floor"),
         ({"hidden_sizes": [64]}, "hidden_sizes"),
     ],
 )

@@ -162,7 +162,7 @@ class Tabular(Agent):
             case "constant":
                 return rate
             case "linear":
-                return max(floor, rate * (1 - self.env_step / self._total))
+                return rate + min(1.0, self.env_step / self._total) * (floor - rate)
             case "visits":
                 visits = self.visits[self._replica, state, action]
                 return (rate * visits.float().pow(-self.config.visit_exponent)).clamp_min(floor)
