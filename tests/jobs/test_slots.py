@@ -44,7 +44,7 @@ def test_a_slot_is_taken_once() -> None:
     places = Slots(("cpu", "cuda:0"))
     assert places.free_devices() == ["cuda:0", "cpu"]
     with places.take("cuda:0") as slot:
-        assert slot is not None and slot.takes == ("auto", "cuda", "cuda:0")
+        assert slot is not None and slot.device == "cuda:0"
         assert places.busy == 1
         assert places.free_devices() == ["cpu"]
         with places.take("cuda:0") as second:

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.db.repositories import workers
-
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -16,11 +14,6 @@ class Slot:
 
     index: int
     device: str
-
-    @property
-    def takes(self) -> tuple[str, ...]:
-        """The devices a job may ask for to be trained here."""
-        return workers.takes(self.device)
 
 
 class Slots:
