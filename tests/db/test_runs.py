@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, text
 
 from app.db.engine import Database
 from app.db.ids import new_id
@@ -206,3 +206,13 @@ class TestPages:
         with database.reading() as session:
             assert runs.get(session, made.run_id) is None
             assert session.get(Job, made.job_id) is None
+
+
+def test_the_active_runs_are_told_while_somebody_holds_their_rows(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    made = scene.make(database)
+    with database.writing() as holder, database.reading() as session:
+        runs.active(holder, made.job_id)
+        session.execute(text("SET LOCAL lock_timeout = '1s'"))
+        assert runs.active_ids(session, made.job_id) == set(made.run_ids)
+    database.dispose()

@@ -5,6 +5,8 @@ import os
 import platform
 import threading
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from app.db.engine import Database
 from app.db.ids import new_id
 from app.db.repositories import jobs, workers
@@ -13,7 +15,6 @@ from app.queue import Doorbell
 from app.services.sweep import Sweeper
 from app.settings import Settings
 from worker.jobs import slots as places
-from worker.jobs.away import DATABASE_AWAY
 from worker.jobs.spares import Spares
 
 log = logging.getLogger(__name__)
@@ -87,11 +88,11 @@ class Host:
                 with self.database.writing() as session:
                     if not workers.heartbeat(session, self.id, self.slots.busy):
                         workers.register(session, me)
-            except DATABASE_AWAY as error:
-                log.warning("heartbeat: the database is away: %s", error)
+            except SQLAlchemyError as error:  # whatever it is: a worker that claims jobs must be known
+                log.warning("heartbeat failed, tries again: %s", error)
             self._stopped.wait(self.settings.lease_seconds / 3)
         try:
             with self.database.writing() as session:
                 workers.stop(session, self.id)
-        except DATABASE_AWAY:
-            log.warning("the database is away: the last heartbeat tells when this worker ended")
+        except SQLAlchemyError as error:
+            log.warning("the last heartbeat tells when this worker ended: %s", error)

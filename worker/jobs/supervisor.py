@@ -18,7 +18,7 @@ from worker.jobs.host import Host
 from worker.jobs.logs import LogBuffer
 from worker.jobs.process import TrainerProcess
 from worker.jobs.protocol import JobMessage, Verdict
-from worker.jobs.slots import Slot
+from worker.jobs.slots import Slot, cores
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,13 @@ class Supervisor:
             self._supervise(job)
 
     def _supervise(self, job: JobMessage) -> None:
-        process = self._host.spares.take()
+        try:
+            process = self._host.spares.take()
+        except OSError as error:
+            log.error("job %s: no trainer could be started: %s", self._claim.job_id, error)
+            time.sleep(self._lease / 4)  # or this very worker would fail its next attempts in no time
+            self._record(Verdict("no_trainer", f"the worker could not start a trainer: {error}"), LogBuffer())
+            return
         try:
             process.send({"type": "job", "job": job.model_dump(mode="json")})
             process.tick(self._lease / 4)
@@ -80,7 +86,7 @@ class Supervisor:
             artifacts_dir=str(settings.artifacts_dir),
             lease_seconds=self._lease,
             device="cpu" if spec.resources.device == "cpu" else self._slot.device,
-            threads=threads(spec, len(self._claim.runs)),
+            threads=usable_threads(spec, len(self._claim.runs)),
         )
 
     def _watch(self, process: TrainerProcess) -> None:
@@ -129,7 +135,7 @@ class Supervisor:
                 self._stale = True
                 return
             if orders and set(orders.values()) == {"kill"}:
-                self._killed = {run.id for run in runs.active(session, self._claim.job_id)} == set(orders)
+                self._killed = runs.active_ids(session, self._claim.job_id) == set(orders)
         if orders != self._orders:
             self._orders = orders
             process.send({"type": "desired", "runs": orders})
@@ -143,7 +149,7 @@ class Supervisor:
     def _verdict(self, process: TrainerProcess, status: int) -> Verdict:
         """How the attempt ended, in words where the trainer had none left."""
         if self._killed:
-            return Verdict("killed", "killed by the user")
+            return Verdict(runs.KILLED.code, runs.KILLED.message)
         if process.verdict is not None:
             return process.verdict
         if self._preempting_since is not None:
@@ -176,3 +182,9 @@ class Supervisor:
                     log.error("job %s: its end (%s) could not be recorded: %s", self._claim.job_id, verdict.code, error)
                     return
                 time.sleep(1)
+
+
+def usable_threads(spec: ExperimentSpec, runs: int) -> int:
+    """Threads for a job of so many runs: as the spec says; where that is ``auto``, no more than there are cores."""
+    wanted = threads(spec, runs)
+    return min(wanted, cores()) if spec.resources.threads == "auto" else wanted

@@ -109,6 +109,11 @@ def active(session: Session, job_id: str) -> list[Run]:
     return list(session.scalars(query))
 
 
+def active_ids(session: Session, job_id: str) -> set[str]:
+    """The runs a job still has to execute, as they are just now: nothing is locked."""
+    return set(session.scalars(select(Run.id).where(Run.job_id == job_id, Run.status.in_(states.ACTIVE))))
+
+
 def transition(
     session: Session,
     run_id: str,
