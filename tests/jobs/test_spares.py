@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.jobs.scene import eventually
@@ -39,4 +40,12 @@ def test_a_trainer_ends_with_its_input(spares: Spares) -> None:
     assert trainer.popen.stdin is not None
     trainer.popen.stdin.close()
     assert trainer.popen.wait(60) < 0
+    trainer.wait(0)
+
+
+def test_waiting_threads_of_a_trainer_do_not_spin(spares: Spares) -> None:
+    trainer = spares.take()
+    environment = psutil.Process(trainer.popen.pid).environ()
+    assert (environment["OMP_WAIT_POLICY"], environment["OMP_NUM_THREADS"]) == ("PASSIVE", "1")
+    trainer.kill()
     trainer.wait(0)
