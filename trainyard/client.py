@@ -5,6 +5,7 @@ TrainyardError          what this module raises
 └── Problem             the service refused, and says why (RFC 9457)
 """
 
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -149,14 +150,21 @@ class Client:
         return self._call("GET", f"/v1/runs/{run_id}/checkpoints")
 
     def download(self, checkpoint_id: str, name: str, target: Path) -> None:
-        """One file of a checkpoint, written to ``target``."""
-        with self._http.stream("GET", f"/v1/checkpoints/{checkpoint_id}/files/{name}") as answer:
-            if answer.is_error:
-                answer.read()
-                raise _problem(answer)
-            with target.open("wb") as file:
-                for block in answer.iter_bytes():
-                    file.write(block)
+        """One file of a checkpoint, written to ``target``: the whole of it, or nothing."""
+        partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+        try:
+            with self._http.stream("GET", f"/v1/checkpoints/{checkpoint_id}/files/{name}") as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _problem(answer)
+                with partial.open("xb") as file:
+                    for block in answer.iter_bytes():
+                        file.write(block)
+            partial.replace(target)
+        except httpx.RequestError as error:
+            raise ServiceUnreachable(f"{self._http.base_url} did not send all of {name}: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def actions(
         self,
@@ -192,11 +200,13 @@ class Client:
     def _call(self, method: str, path: str, **arguments: Any) -> Json:
         try:
             answer = self._http.request(method, path, **arguments)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ServiceUnreachable(f"{self._http.base_url} does not answer: {error}") from error
         if answer.is_error:
             raise _problem(answer)
-        body: Json = answer.json()
+        body = _object(answer)
+        if body is None:
+            raise TrainyardError(f"{answer.url} answers, but not as Trainyard does: is something else running there?")
         return body
 
 
@@ -205,8 +215,14 @@ def _given(**values: Any) -> Json:
 
 
 def _problem(answer: httpx.Response) -> Problem:
+    body = _object(answer)
+    return Problem(answer.status_code, body or {"title": answer.reason_phrase, "detail": answer.text[:500]})
+
+
+def _object(answer: httpx.Response) -> Json | None:
+    """The JSON object of an answer; None if it is none."""
     try:
         body = answer.json()
     except ValueError:
-        body = {"title": answer.reason_phrase, "detail": answer.text[:500]}
-    return Problem(answer.status_code, body)
+        return None
+    return body if isinstance(body, dict) else None

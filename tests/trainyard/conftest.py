@@ -1,9 +1,12 @@
 """The whole service, running, for the tests of what talks to it."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,30 @@ def command(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         if child.poll() is None:
             child.kill()
         child.communicate()
+
+
+@pytest.fixture
+def impostor() -> Iterator[Callable[..., Client]]:
+    """Makes clients of a server that gives one answer to every request, and closes the connection."""
+    with contextlib.ExitStack() as stack:
+
+        def make(body: bytes, kind: str = "application/json", status: int = 200, missing: int = 0) -> Client:
+            class Handler(BaseHTTPRequestHandler):
+                def do_GET(self) -> None:
+                    self.send_response(status)
+                    self.send_header("Content-Type", kind)
+                    self.send_header("Content-Length", str(len(body) + missing))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+                def log_message(self, *_: object) -> None: ...
+
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            stack.callback(server.shutdown)
+            return stack.enter_context(Client(f"http://127.0.0.1:{server.server_port}"))
+
+        yield make
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 import hashlib
 import socket
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.trainyard.conftest import SPEC
-from trainyard import Client, Problem, ServiceUnreachable
+from trainyard import Client, Problem, ServiceUnreachable, TrainyardError
 
 OBSERVATION = [0.0, 0.1, 0.02, -0.1]
 
@@ -87,6 +88,22 @@ class TestPolicies:
             assert hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest() == file["sha256"]
         with pytest.raises(Problem, match="404"):
             client.download(checkpoint["id"], "nothing", tmp_path / "file")
+
+
+class TestImpostors:
+    def test_half_a_file_is_no_file(self, impostor: Callable[..., Client], tmp_path: Path) -> None:
+        client = impostor(b"half", "application/octet-stream", missing=4)
+        (tmp_path / "file").write_bytes(b"before")
+        with pytest.raises(ServiceUnreachable, match="did not send all of"):
+            client.download("ckpt_1", "policy.onnx", tmp_path / "file")
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+    @pytest.mark.parametrize("body", [b"<html>", b"[1]", b'"\xff"'])
+    def test_another_service(self, impostor: Callable[..., Client], body: bytes) -> None:
+        with pytest.raises(TrainyardError, match="something else"):
+            impostor(body).runs()
+        with pytest.raises(Problem, match="502 Bad Gateway"):
+            impostor(body, status=502).runs()
 
 
 def test_nothing_listens() -> None:
