@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from trainyard.client import TERMINAL, Client, TrainyardError
+from trainyard.client import TERMINAL, Client
 from trainyard.sse import Event
 
 BAR = 24
@@ -57,18 +57,18 @@ def watch(client: Client, runs: Sequence[Mapping[str, Any]], total: int, out: Te
     """Show the runs (items with ``id`` and ``seed``) of ``total`` env steps each until all have ended.
 
     Raises:
-        TrainyardError: when the service is gone.
+        TrainyardError: when the service is gone, or whatever else ended a stream.
     """
     out = out or sys.stdout
     lines = {run["id"]: Line(int(run["seed"]), total) for run in runs}
-    events: queue.SimpleQueue[tuple[str, Event | TrainyardError]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[tuple[str, Event | Exception]] = queue.SimpleQueue()
     for run_id in lines:
         threading.Thread(target=_follow, args=(client, run_id, events), daemon=True).start()
     screen = _Terminal(out) if out.isatty() else _Log(out)
     open_runs = set(lines)
     while open_runs:
         run_id, event = events.get()
-        if isinstance(event, TrainyardError):
+        if isinstance(event, Exception):
             raise event
         lines[run_id].take(event)
         if event.type == "done":
@@ -76,11 +76,11 @@ def watch(client: Client, runs: Sequence[Mapping[str, Any]], total: int, out: Te
         screen.show(list(lines.values()), last=not open_runs)
 
 
-def _follow(client: Client, run_id: str, events: "queue.SimpleQueue[tuple[str, Event | TrainyardError]]") -> None:
+def _follow(client: Client, run_id: str, events: "queue.SimpleQueue[tuple[str, Event | Exception]]") -> None:
     try:
         for event in client.stream(run_id):
             events.put((run_id, event))
-    except TrainyardError as error:
+    except Exception as error:  # noqa: BLE001 - the watching thread raises it
         events.put((run_id, error))
 
 

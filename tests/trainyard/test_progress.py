@@ -1,4 +1,7 @@
 import io
+from collections.abc import Callable
+
+import pytest
 
 from trainyard import Client
 from trainyard.progress import Line, failures, watch
@@ -42,6 +45,11 @@ class TestWatch:
         watch(client, trained["runs"], 8_192, out)
         assert out.getvalue().count("\x1b[2K") % 2 == 0
         assert out.getvalue().rstrip().splitlines()[-1].startswith("\x1b[2Kseed 1   succeeded")
+
+    def test_whatever_ends_a_stream_ends_the_watch(self, impostor: Callable[..., Client]) -> None:
+        client = impostor(b"event: status\ndata: {broken\n\n", "text/event-stream")
+        with pytest.raises(ValueError, match="Expecting property name"):
+            watch(client, [{"id": "run_1", "seed": 0}], 10, io.StringIO())
 
 
 def test_failures_say_why() -> None:
