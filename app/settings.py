@@ -5,6 +5,7 @@ import re
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,6 +19,10 @@ def _comma_separated(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _sqlite_url(path: Path) -> str:
+    return "sqlite:///" + quote(str(path), safe=" /")
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
@@ -36,7 +41,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(Path(".trainyard"), validate_default=True)
-    database_url: str = Field(default_factory=lambda data: f"sqlite:///{data['data_dir'] / 'trainyard.db'}")
+    database_url: str = Field(default_factory=lambda data: _sqlite_url(data["data_dir"] / "trainyard.db"))
     """SQLAlchemy URL; SQLite in ``data_dir`` unless given."""
     database_pool_size: int = Field(16, ge=2, le=200)
     """Connections of one process; the API runs as many routes at once."""

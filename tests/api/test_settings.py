@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy.engine import make_url
 
+from app.db.migrate import migrate
 from app.services.sweep import GONE_SECONDS
 from app.settings import Settings, is_loopback
 
@@ -64,6 +66,16 @@ def test_defaults_lie_in_the_data_directory(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     assert settings.database_url == f"sqlite:///{tmp_path}/trainyard.db"
     assert settings.artifacts_dir == tmp_path / "artifacts"
+
+
+@pytest.mark.parametrize("name", ["q?1", "a%20b", "ü %41 ?x#y&z"])
+def test_the_database_lies_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    settings = Settings(data_dir=tmp_path / name)
+    settings.data_dir.mkdir()
+    assert make_url(settings.database_url).database == str(settings.data_dir / "trainyard.db")
+    migrate(settings.database_url)
+    assert (settings.data_dir / "trainyard.db").stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
