@@ -101,8 +101,15 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     if isinstance(error.body, bytes) and error.body:
         return respond(errors.UnsupportedMediaType("send the body as Content-Type: application/json"))
     model, parameters = _body_model(request), _query_names(request)
+    rows = [row for row in rows if row["type"] != "too_short" or not _has_bad_items(row, rows)]
     items = list(dict.fromkeys(_field_error(row, error.body, model, parameters) for row in rows[:100]))
     return respond(errors.Invalid.fields(items))
+
+
+def _has_bad_items(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a list is called too short only because pydantic does not count the items it refuses."""
+    depth = len(row["loc"])
+    return any(len(other["loc"]) > depth and other["loc"][:depth] == row["loc"] for other in rows)
 
 
 def _body_model(request: Request) -> type[BaseModel] | None:
@@ -164,7 +171,8 @@ def _tag_error(row: Mapping[str, Any], place: Sequence[str | int], options: Iter
 def _sentence(row: Mapping[str, Any]) -> str:
     if row["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "must be an object"
-    message = str(row["msg"]).removeprefix("Value error, ")
+    message = str(row["msg"]).removeprefix("Value error, ").replace(" after validation", "")
+    message = re.sub(r"^Tuple\b|\btuple$", "list", message)  # JSON knows no tuples
     return "required" if row["type"] == "missing" else message[:1].lower() + message[1:]
 
 

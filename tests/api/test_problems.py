@@ -54,6 +54,21 @@ def test_points_at_the_field(client: httpx.Client, changes: dict[str, object], p
 
 
 @pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        ([-1], [("/seeds/0", "input should be greater than or equal to 0")]),
+        ([], [("/seeds", "list should have at least 1 item, not 0")]),
+        (3, [("/seeds", "input should be a valid list")]),
+    ],
+)
+def test_says_once_what_is_wrong_with_a_list(
+    client: httpx.Client, seeds: object, expected: list[tuple[str, str]]
+) -> None:
+    problem = assert_problem(client.post("/v1/experiments", json=spec(seeds=seeds)), 422)
+    assert [(error["pointer"], error["message"]) for error in problem["errors"]] == expected
+
+
+@pytest.mark.parametrize(
     ("changes", "pointer", "suggestion"),
     [
         ({"environment": {"id": "CartPol-v1"}}, "/environment/id", "CartPole-v1"),
