@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, StringConstraints
@@ -18,6 +19,12 @@ from app.schemas.environments import BoxSpace, EnvironmentEntry, catalogue, kind
 
 MAX_SEEDS = 256
 MAX_MEMORY_BYTES = 64 * 2**30
+MAX_PARAMETERS = 32_000_000
+"""Of one network of one run: 128 MB, which every checkpoint holds."""
+LONGEST_ROLLOUT = 65_536
+"""Env steps of a rollout that are allowed however short the run is."""
+IMAGE_FEATURES = 512
+"""Width of what the convolutional torso hands to the hidden layers."""
 
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 TagText = Annotated[str, StringConstraints(max_length=200)]
@@ -203,30 +210,43 @@ def _join(spaces: tuple[str, ...]) -> str:
 
 
 def _size_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldError]:
-    """Refuse what no machine would hold: the storage of observations of one run, in bytes."""
-    algorithm, num_envs = spec.algorithm, spec.environment.num_envs or 1
+    """Refuse what no machine would hold, and what does not go together."""
     space = entry.observation_space
     if not isinstance(space, BoxSpace):  # a table has a row per state, and the catalogue's environments are small
         return []
-    width = 1
-    for side in space.shape:
-        width *= side
-    width *= 1 if space.dtype == "uint8" else 4
-    rows, pointer = getattr(algorithm, "buffer_size", 0), "/algorithm/buffer_size"
-    if not rows:
-        rows, pointer = num_envs * getattr(algorithm, "num_steps", 1), "/environment/num_envs"
-    if 2 * rows * width > MAX_MEMORY_BYTES:
-        return [
-            FieldError(
-                pointer,
-                f"would need {2 * rows * width / 2**30:.0f} GiB of observations for one run; 64 GiB are allowed",
-            )
-        ]
-    batch = num_envs * getattr(algorithm, "num_steps", 0)
-    minibatches = getattr(algorithm, "num_minibatches", 1)
-    if batch and batch % minibatches:
-        message = f"must divide num_envs x num_steps = {batch} evenly"
-        return [FieldError("/algorithm/num_minibatches", message)]
-    if getattr(algorithm, "batch_size", 0) > getattr(algorithm, "buffer_size", 10**12):
-        return [FieldError("/algorithm/batch_size", "may not exceed buffer_size")]
-    return []
+    algorithm, num_envs = spec.algorithm, spec.environment.num_envs or 1
+    errors = _network_errors(algorithm, IMAGE_FEATURES if kind(space) == "image" else math.prod(space.shape))
+    rollout = num_envs * getattr(algorithm, "num_steps", 0)
+    longest = max(spec.training.total_env_steps, LONGEST_ROLLOUT)
+    if rollout > longest:
+        fits = longest // num_envs
+        message = f"{num_envs} x {rollout // num_envs} env steps are one rollout; the run allows {longest}"
+        errors.append(FieldError("/algorithm/num_steps", message, suggestion=str(1 << fits.bit_length() - 1)))
+    elif rollout % getattr(algorithm, "num_minibatches", 1):
+        message = f"must divide num_envs x num_steps = {rollout} evenly"
+        errors.append(FieldError("/algorithm/num_minibatches", message))
+    buffer = getattr(algorithm, "buffer_size", 0)
+    needed = (buffer or max(rollout, num_envs)) * _transition_bytes(space, entry)
+    if needed > MAX_MEMORY_BYTES:
+        pointer = "/algorithm/buffer_size" if buffer else "/environment/num_envs"
+        message = f"would need {needed / 2**30:.0f} GiB of transitions for one run; 64 GiB are allowed"
+        errors.append(FieldError(pointer, message))
+    if buffer and getattr(algorithm, "batch_size", 0) > buffer:
+        errors.append(FieldError("/algorithm/batch_size", "may not exceed buffer_size"))
+    return errors
+
+
+def _network_errors(algorithm: AnyAlgorithm, features: int) -> list[FieldError]:
+    widths = (features, *getattr(algorithm, "hidden_sizes", ()))
+    parameters = sum((a + 1) * b for a, b in pairwise(widths))
+    if parameters <= MAX_PARAMETERS:
+        return []
+    message = f"one network would have {parameters:,} parameters; {MAX_PARAMETERS:,} are allowed"
+    return [FieldError("/algorithm/hidden_sizes", message)]
+
+
+def _transition_bytes(space: BoxSpace, entry: EnvironmentEntry) -> int:
+    """Of one stored transition: two observations, its action twice, and sixteen numbers (a rollout's estimates)."""
+    observation = math.prod(space.shape) * (1 if space.dtype == "uint8" else 4)
+    action = 4 * math.prod(entry.action_space.shape) if isinstance(entry.action_space, BoxSpace) else 8
+    return 2 * (observation + action) + 64

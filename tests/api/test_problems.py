@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 from app.services import experiments, runs
 from tests.api.helpers import assert_problem, pointers, spec
 
+LONG = {"algorithm": {"name": "ppo", "num_steps": 1024}, "training": {"total_env_steps": 10**9}}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -27,6 +28,14 @@ JSON = {"Content-Type": "application/json"}
         ({"algorithm": {"name": "ppoo"}}, "/algorithm/name"),
         ({"algorithm": {}}, "/algorithm/name"),
         ({"algorithm": "ppo"}, "/algorithm"),
+        ({"algorithm": {"name": "ppo", "hidden_sizes": [4096] * 8}}, "/algorithm/hidden_sizes"),
+        ({"algorithm": {"name": "ppo", "num_minibatches": 3}}, "/algorithm/num_minibatches"),
+        ({"algorithm": {"name": "dqn", "batch_size": 9, "buffer_size": 8}}, "/algorithm/batch_size"),
+        (
+            {"environment": {"id": "CarRacing-v3"}, "algorithm": {"name": "sac", "buffer_size": 10**7}},
+            "/algorithm/buffer_size",
+        ),
+        ({"environment": {"id": "CarRacing-v3", "num_envs": 4096}, **LONG}, "/environment/num_envs"),
         ({"seeds": [1, 1]}, "/seeds"),
         ({"seeds": [3, -1]}, "/seeds/1"),
         ({"seeds": [2**63]}, "/seeds/0"),
@@ -78,12 +87,35 @@ def test_says_once_what_is_wrong_with_a_list(
         ({"training": {"total_env_step": 5}}, "/training/total_env_step", "total_env_steps"),
         ({"environment": {"id": "Pendulum-v1"}, "algorithm": {"name": "dqn"}}, "/algorithm/name", "ppo"),
         ({"algorithm": {"name": "ppo", "activation": "than"}}, "/algorithm/activation", "tanh"),
+        (
+            {
+                "environment": {"id": "CartPole-v1", "num_envs": 4096},
+                "algorithm": {"name": "ppo", "num_steps": 65536},
+                "training": {"total_env_steps": 20_000},
+            },
+            "/algorithm/num_steps",
+            "16",
+        ),
     ],
 )
 def test_suggests(client: httpx.Client, changes: dict[str, object], pointer: str, suggestion: str) -> None:
     problem = assert_problem(client.post("/v1/experiments", json=spec(**changes)), 422)
     error = next(error for error in problem["errors"] if error["pointer"] == pointer)
     assert error["suggestion"] == suggestion
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"total_env_steps": 1}},
+        {"algorithm": {"name": "ppo", "num_steps": 8192}},
+        {"environment": {"id": "CartPole-v1", "num_envs": 4096}, **LONG},
+        {"algorithm": {"name": "ppo", "hidden_sizes": [4096, 1024, 4096]}},
+        {"environment": {"id": "CarRacing-v3"}, "algorithm": {"name": "sac"}},
+    ],
+)
+def test_takes_what_can_be_held(client: httpx.Client, changes: dict[str, object]) -> None:
+    assert client.post("/v1/experiments", json=spec(**changes)).status_code == 201
 
 
 def test_suggests_query_parameters(client: httpx.Client) -> None:
