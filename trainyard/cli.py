@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from trainyard import process
-from trainyard.client import DEFAULT_URL, Client, TrainyardError
+from trainyard.client import DEFAULT_URL, Client, Json, ServiceUnreachable, TrainyardError
 from trainyard.demo import demo
 from trainyard.progress import failures, watch
 
@@ -51,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--watch", action="store_true", help="show progress until all runs have ended")
     run.set_defaults(command=_run)
 
+    again = commands.add_parser("watch", parents=[remote], help="show the progress of an experiment's runs")
+    again.add_argument("experiment", help="exp_...")
+    again.set_defaults(command=_watch)
+
     runs = commands.add_parser("runs", parents=[remote], help="list runs, newest first")
     runs.add_argument("--experiment", help="only those of this experiment")
     runs.add_argument("--status", help="only those in this state")
@@ -88,10 +92,24 @@ def _run(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         experiment = client.create(spec)
         print(experiment["id"])
-        if not arguments.watch:
-            return 0
+        return _follow(client, experiment) if arguments.watch else 0
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        return _follow(client, client.experiment(arguments.experiment))
+
+
+def _follow(client: Client, experiment: Json) -> int:
+    """Show an experiment's runs until all have ended; 1 if any of them did not succeed."""
+    try:
         watch(client, experiment["runs"], int(experiment["spec"]["training"]["total_env_steps"]))
         bad = failures([client.wait(run["id"]) for run in experiment["runs"]])
+    except ServiceUnreachable as error:
+        raise TrainyardError(
+            f"{error}\n{experiment['id']} goes on without being watched. To watch it again:"
+            f"\n  trainyard watch {experiment['id']} --url {client.url}"
+        ) from error
     print("\n".join(bad), end="\n" if bad else "", file=sys.stderr)
     return 1 if bad else 0
 

@@ -20,7 +20,10 @@ from trainyard.sse import Event, parse
 DEFAULT_URL = "http://127.0.0.1:8000"
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 """States that a run or an experiment never leaves."""
-RECONNECT_SECONDS = 0.5
+PASSING = frozenset({429, 502, 503, 504})
+"""Statuses of a service that is starting, stopping or busy, or of a proxy before one."""
+PATIENCE_SECONDS = 60.0
+"""How long a service that has answered before may be away, as when it restarts, before a stream or a wait gives up."""
 
 Json = dict[str, Any]
 
@@ -52,6 +55,12 @@ class Client:
     def __init__(self, url: str = DEFAULT_URL, *, key: str | None = None, timeout: float = 30.0) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        self._answered = False
+
+    @property
+    def url(self) -> str:
+        """Where the service is."""
+        return str(self._http.base_url)
 
     def __enter__(self) -> Self:
         return self
@@ -107,9 +116,15 @@ class Client:
         return self._call("POST", f"/v1/runs/{run_id}/{verb}")
 
     def wait(self, run_id: str) -> Json:
-        """The run once its state is terminal."""
+        """The run once its state is terminal. A service that answered before may be away for a minute."""
+        patience = _Patience()
         while True:
-            run = self._call("GET", f"/v1/runs/{run_id}", headers={"Prefer": "wait=20"})
+            try:
+                run = self._call("GET", f"/v1/runs/{run_id}", headers={"Prefer": "wait=20"})
+            except TrainyardError as error:
+                self._bear(error, patience)
+                continue
+            patience = _Patience()
             if run["status"] in TERMINAL:
                 return run
 
@@ -122,7 +137,11 @@ class Client:
         return self._call("GET", f"/v1/runs/{run_id}/series", params={"key": key, "max_points": max_points})
 
     def stream(self, run_id: str, *, last_event_id: str | None = None) -> Iterator[Event]:
-        """Live events of a run until ``done``. A broken connection is taken up again where it broke."""
+        """Live events of a run until ``done``.
+
+        A broken connection is taken up again where it broke. A service that answered before may be away for a minute.
+        """
+        patience = _Patience()
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_event_id} if last_event_id else {})
             timeout = httpx.Timeout(10.0, read=60.0)
@@ -131,17 +150,20 @@ class Client:
                     if answer.is_error:
                         answer.read()
                         raise _problem(answer)
+                    self._answered, patience = True, _Patience()
                     for event in parse(answer.iter_lines()):
                         last_event_id = event.id or last_event_id
                         yield event
                         if event.type == "done":
                             return
-            except httpx.ConnectError as error:
-                raise ServiceUnreachable(f"{self._http.base_url} does not answer: {error}") from error
-            except httpx.TransportError:
+            except Problem as error:
+                self._bear(error, patience)
+            except httpx.TransportError as error:
                 if self._http.is_closed:
                     return
-            time.sleep(RECONNECT_SECONDS)
+                self._bear(self._unreachable(error), patience)
+            else:
+                time.sleep(_Patience.FIRST_PAUSE)
 
     # Checkpoints and actions
 
@@ -162,7 +184,7 @@ class Client:
                         file.write(block)
             partial.replace(target)
         except httpx.RequestError as error:
-            raise ServiceUnreachable(f"{self._http.base_url} did not send all of {name}: {error}") from error
+            raise ServiceUnreachable(f"{self.url} did not send all of {name}: {error}") from error
         finally:
             partial.unlink(missing_ok=True)
 
@@ -201,13 +223,43 @@ class Client:
         try:
             answer = self._http.request(method, path, **arguments)
         except httpx.RequestError as error:
-            raise ServiceUnreachable(f"{self._http.base_url} does not answer: {error}") from error
+            raise self._unreachable(error) from error
         if answer.is_error:
             raise _problem(answer)
+        self._answered = True
         body = _object(answer)
         if body is None:
             raise TrainyardError(f"{answer.url} answers, but not as Trainyard does: is something else running there?")
         return body
+
+    def _unreachable(self, error: httpx.RequestError) -> ServiceUnreachable:
+        return ServiceUnreachable(f"{self.url} does not answer: {error}")
+
+    def _bear(self, error: TrainyardError, patience: "_Patience") -> None:
+        """Pause after an error that may pass; raise any other, or when patience has run out."""
+        passing = isinstance(error, ServiceUnreachable) or (isinstance(error, Problem) and error.status in PASSING)
+        if not (self._answered and passing and patience.pause()):
+            raise error
+
+
+class _Patience:
+    """How long a service is waited for: pauses that double up to five seconds, ``PATIENCE_SECONDS`` in all."""
+
+    FIRST_PAUSE = 0.5
+
+    def __init__(self) -> None:
+        self._pause = self.FIRST_PAUSE
+        self._end: float | None = None
+
+    def pause(self) -> bool:
+        """Sleep before the next try; False once the time is over."""
+        now = time.monotonic()
+        self._end = self._end or now + PATIENCE_SECONDS
+        if now >= self._end:
+            return False
+        time.sleep(min(self._pause, self._end - now))
+        self._pause = min(2 * self._pause, 5.0)
+        return True
 
 
 def _given(**values: Any) -> Json:

@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,42 @@ def impostor() -> Iterator[Callable[..., Client]]:
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
             stack.callback(server.shutdown)
             return stack.enter_context(Client(f"http://127.0.0.1:{server.server_port}"))
+
+        yield make
+
+
+@pytest.fixture
+def restarting() -> Iterator[Callable[..., Client]]:
+    """Makes clients of a server that gives one answer, is away for a moment, gives the others, and ends."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*answers: tuple[int, bytes], seen: list[str | None]) -> Client:
+            left = list(answers)
+
+            class Handler(BaseHTTPRequestHandler):
+                def do_GET(self) -> None:
+                    seen.append(self.headers["Last-Event-ID"])
+                    status, body = left.pop(0)
+                    self.send_response(status)
+                    self.end_headers()
+                    self.wfile.write(body)
+
+                def log_message(self, *_: object) -> None: ...
+
+            def serve(server: HTTPServer) -> None:
+                with server:
+                    server.handle_request()
+                time.sleep(0.7)
+                if left:
+                    with HTTPServer(server.server_address, Handler) as again:
+                        while left:
+                            again.handle_request()
+
+            first = HTTPServer(("127.0.0.1", 0), Handler)
+            thread = threading.Thread(target=serve, args=(first,), daemon=True)
+            thread.start()
+            stack.callback(thread.join, 20)
+            return stack.enter_context(Client(f"http://127.0.0.1:{first.server_port}"))
 
         yield make
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.trainyard.conftest import SPEC, processes_of
+from trainyard import Client
 from trainyard.cli import main
 
 SECONDS = 120
@@ -33,6 +34,31 @@ class TestRemote:
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].startswith("exp_")
         assert all("succeeded" in line for line in lines[-2:])
+
+    def test_an_experiment_can_be_watched_again(
+        self, url: str, trained: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["watch", trained["id"], "--url", url]) == 0
+        assert all("succeeded" in line for line in capsys.readouterr().out.splitlines()[-2:])
+
+    def test_a_watch_that_gives_up_says_how_to_go_on(
+        self,
+        restarting: Callable[..., Client],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr("trainyard.client.PATIENCE_SECONDS", 0.0)
+        experiment = {
+            "id": "exp_1",
+            "runs": [{"id": "run_1", "seed": 0}],
+            "spec": {"training": {"total_env_steps": 10}},
+        }
+        client = restarting((200, json.dumps(experiment).encode()), seen=[])
+        assert main(["watch", "exp_1", "--url", client.url]) == 1
+        err = capsys.readouterr().err
+        assert "does not answer" in err
+        assert "exp_1 goes on" in err
+        assert f"trainyard watch exp_1 --url {client.url}" in err
 
     def test_runs_are_listed(self, url: str, trained: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["runs", "--experiment", trained["id"], "--url", url]) == 0

@@ -106,6 +106,32 @@ class TestImpostors:
             impostor(body, status=502).runs()
 
 
+class TestRestarts:
+    def test_a_stream_is_taken_up_where_it_broke(self, restarting: Callable[..., Client]) -> None:
+        cut = b'id: 1\nevent: status\ndata: {"status": "running"}\n\nid: 2\nevent: st'
+        rest = b'id: 2\nevent: status\ndata: {"status": "failed"}\n\nevent: done\ndata: {}\n\n'
+        seen: list[str | None] = []
+        events = list(restarting((200, cut), (503, b"starting"), (200, rest), seen=seen).stream("run_1"))
+        assert [(event.id, event.type) for event in events] == [("1", "status"), ("2", "status"), (None, "done")]
+        assert seen == [None, "1", "1"]
+
+    def test_a_wait_goes_on(self, restarting: Callable[..., Client]) -> None:
+        answers = [(200, b'{"status": "running"}'), (503, b"starting"), (200, b'{"status": "failed"}')]
+        assert restarting(*answers, seen=[]).wait("run_1")["status"] == "failed"
+
+    def test_patience_ends(self, restarting: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("trainyard.client.PATIENCE_SECONDS", 1.0)
+        client = restarting((200, b'{"status": "running"}'), seen=[])
+        with pytest.raises(ServiceUnreachable, match="does not answer"):
+            client.wait("run_1")
+        with pytest.raises(ServiceUnreachable, match="does not answer"):
+            list(client.stream("run_1"))
+
+    def test_a_refusal_is_not_waited_out(self, restarting: Callable[..., Client]) -> None:
+        with pytest.raises(Problem, match="404"):
+            restarting((200, b'{"status": "running"}'), (404, b"{}"), seen=[]).wait("run_1")
+
+
 def test_nothing_listens() -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
