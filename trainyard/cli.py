@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from trainyard import process
 from trainyard.client import DEFAULT_URL, Client, Json, ServiceUnreachable, TrainyardError
@@ -63,10 +63,17 @@ def _parser() -> argparse.ArgumentParser:
 
     act = commands.add_parser("act", parents=[remote], help="ask a run's policy for an action")
     act.add_argument("run", help="run_...")
-    act.add_argument("observation", type=json.loads, help="JSON, e.g. '[0, 0.1, 0.02, -0.1]'")
+    act.add_argument("observation", type=_observation, help="JSON, e.g. '[0, 0.1, 0, 0]'")
     act.add_argument("--checkpoint", help="default: the best one")
     act.set_defaults(command=_act)
     return parser
+
+
+def _observation(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"an observation is JSON, e.g. '[0, 0.1, 0, 0]': {error}") from error
 
 
 def _up(arguments: argparse.Namespace) -> NoReturn:

@@ -221,7 +221,11 @@ class Client:
 
     def _call(self, method: str, path: str, **arguments: Any) -> Json:
         try:
-            answer = self._http.request(method, path, **arguments)
+            request = self._http.build_request(method, path, **arguments)
+        except (TypeError, ValueError) as error:
+            raise TrainyardError(f"this cannot be sent as JSON, where numbers are finite: {error}") from error
+        try:
+            answer = self._http.send(request)
         except httpx.RequestError as error:
             raise self._unreachable(error) from error
         if answer.is_error:

@@ -69,6 +69,15 @@ class TestRemote:
         assert main(["act", trained["runs"][0]["id"], "[0, 0.1, 0.02, -0.1]", "--url", url]) == 0
         assert capsys.readouterr().out.strip() in ("0", "1")
 
+    def test_an_observation_that_is_not_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["act", "run_1", "zz"])
+        assert "an observation is JSON, e.g. '[0, 0.1, 0, 0]'" in capsys.readouterr().err
+
+    def test_an_observation_that_is_not_finite(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["act", "run_1", "[0, 0.1, 0.02, NaN]"]) == 1
+        assert "numbers are finite" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("text", "said"),
         [("{", "cannot read the spec"), ('{"environment": {"id": "CartPol-v1"}, "algorithm": {"name": "ppo"}}', "422")],

@@ -76,6 +76,11 @@ class TestPolicies:
         assert policy(np.array(OBSERVATION)) == policy(OBSERVATION)
         assert policy.batch([OBSERVATION] * 3) == [policy(OBSERVATION)] * 3
 
+    @pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32(0)])
+    def test_what_json_cannot_say_is_refused(self, client: Client, value: float) -> None:
+        with pytest.raises(TrainyardError, match="cannot be sent as JSON"):
+            client.policy("run_1")([0.0, 0.1, 0.02, value])
+
     def test_samples_follow_the_seed(self, client: Client, trained: dict[str, Any]) -> None:
         run, batch = trained["runs"][0]["id"], [[0.0] * 4] * 32
         first, second = (client.actions(run, batch, deterministic=False, seed=7) for _ in range(2))
