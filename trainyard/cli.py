@@ -115,7 +115,7 @@ def _follow(client: Client, experiment: Json) -> int:
     except ServiceUnreachable as error:
         raise TrainyardError(
             f"{error}\n{experiment['id']} goes on without being watched. To watch it again:"
-            f"\n  trainyard watch {experiment['id']} --url {client.url}"
+            f"\n  {process.shell_command()} watch {experiment['id']} --url {client.url}"
         ) from error
     print("\n".join(bad), end="\n" if bad else "", file=sys.stderr)
     return 1 if bad else 0

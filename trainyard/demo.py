@@ -1,5 +1,6 @@
 """``trainyard demo``: the whole service on its embedded default, a real experiment, an episode played with it."""
 
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ def demo(data_dir: Path, env_steps: int) -> None:
         _play(client.policy(best["id"]), best)
         print(
             f"\nWhere to look: {data_dir}/ holds the database, logs and policies."
-            f"\n  trainyard up --data-dir {data_dir}"
+            f"\n  {process.shell_command()} up --data-dir {shlex.quote(str(data_dir))}"
             f"\nbrings this experiment back at http://127.0.0.1:8000/v1/runs/{best['id']}"
             "\n(API reference: /openapi.json)."
             "\n\nStopping ...",

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,6 +28,17 @@ def command(arguments: Sequence[str]) -> list[str]:
     if importlib.util.find_spec("app") is None:
         raise TrainyardError("the service is not installed here: pip install 'trainyard[embedded]'")
     return [sys.executable, "-m", "app.embedded", *arguments]
+
+
+def shell_command() -> str:
+    """How a shell in this folder calls this very ``trainyard``: by name where PATH leads to it, else by its path."""
+    python = Path(sys.executable)
+    script, found = python.with_name("trainyard"), shutil.which("trainyard")
+    if found and Path(found).parent.resolve() == script.parent.resolve():
+        return "trainyard"
+    path, rest = (script, "") if script.exists() else (python, " -m trainyard")
+    below = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return shlex.quote(str(below)) + rest
 
 
 def replace(arguments: Sequence[str]) -> NoReturn:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.trainyard.conftest import SPEC, processes_of
-from trainyard import Client
+from trainyard import Client, process
 from trainyard.cli import main
 
 SECONDS = 120
@@ -58,7 +58,7 @@ class TestRemote:
         err = capsys.readouterr().err
         assert "does not answer" in err
         assert "exp_1 goes on" in err
-        assert f"trainyard watch exp_1 --url {client.url}" in err
+        assert f"{process.shell_command()} watch exp_1 --url {client.url}" in err
 
     def test_runs_are_listed(self, url: str, trained: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["runs", "--experiment", trained["id"], "--url", url]) == 0
@@ -92,6 +92,33 @@ class TestRemote:
     def test_a_service_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["runs", "--url", "http://127.0.0.1:1"]) == 1
         assert "does not answer" in capsys.readouterr().err
+
+
+class TestShellCommand:
+    @pytest.fixture
+    def script(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        script = tmp_path / ".venv" / "bin" / "trainyard"
+        script.parent.mkdir(parents=True)
+        script.touch(mode=0o755)
+        monkeypatch.setattr("sys.executable", str(script.with_name("python")))
+        monkeypatch.setenv("PATH", "/usr/bin")
+        monkeypatch.chdir(tmp_path)
+        return script
+
+    def test_an_environment_that_is_not_active_is_named(self, script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert process.shell_command() == ".venv/bin/trainyard"
+        monkeypatch.chdir(script.parent.parent)
+        assert process.shell_command() == "bin/trainyard"
+        monkeypatch.chdir("/")
+        assert process.shell_command().endswith(str(script).removeprefix("/"))
+
+    def test_an_active_one_is_not(self, script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(script.parent))
+        assert process.shell_command() == "trainyard"
+
+    def test_without_the_script_there_is_the_module(self, script: Path) -> None:
+        script.unlink()
+        assert process.shell_command() == ".venv/bin/python -m trainyard"
 
 
 class TestUp:
