@@ -5,6 +5,7 @@ TrainyardError          what this module raises
 └── Problem             the service refused, and says why (RFC 9457)
 """
 
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,15 +45,26 @@ class Problem(TrainyardError):
         self.title = str(body.get("title", "error"))
         self.detail = str(body.get("detail") or "")
         self.errors: list[Json] = list(body.get("errors") or [])
-        lines = [f"{status} {self.title}" + (f": {self.detail}" if self.detail else "")]
-        lines += [f"  {error.get('pointer', '')}: {error.get('message', '')}" for error in self.errors]
-        super().__init__("\n".join(lines))
+        named = [
+            ": ".join(str(error[name]) for name in ("pointer", "message") if error.get(name)) for error in self.errors
+        ]
+        repeats = any(line in self.detail for line in named)  # a detail may be the first of the errors
+        first = f"{status} {self.title}" + (f": {self.detail}" if self.detail and not repeats else "")
+        super().__init__("\n  ".join([first, *named]))
 
 
 class Client:
-    """Talks to one service. Methods return the API's JSON as it is and raise ``TrainyardError``."""
+    """Talks to one service. Methods return the API's JSON as it is.
+
+    Raises:
+        TrainyardError: from every method; from the constructor for a URL or a key that cannot be one.
+    """
 
     def __init__(self, url: str = DEFAULT_URL, *, key: str | None = None, timeout: float = 30.0) -> None:
+        if not _is_service(url):
+            raise TrainyardError(f"{url!r} is not the URL of a service, which looks like {DEFAULT_URL}")
+        if key and not re.fullmatch(r"[!-~]+", key):
+            raise TrainyardError("the API key is not one: keys are printable ASCII characters without spaces")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
         self._answered = False
@@ -264,6 +276,14 @@ class _Patience:
         time.sleep(min(self._pause, self._end - now))
         self._pause = min(2 * self._pause, 5.0)
         return True
+
+
+def _is_service(url: str) -> bool:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return address.scheme in ("http", "https") and bool(address.host) and (address.port or 0) < 2**16
 
 
 def _given(**values: Any) -> Json:

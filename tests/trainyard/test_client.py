@@ -11,7 +11,39 @@ import pytest
 from tests.trainyard.conftest import SPEC
 from trainyard import Client, Problem, ServiceUnreachable, TrainyardError
 
+FIELD = {"pointer": "/seeds", "message": "is empty"}
 OBSERVATION = [0.0, 0.1, 0.02, -0.1]
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        "url", ["nonsense", "", "http://", "127.0.0.1:8000", "ftp://there", "http://[::1", "http://there:99999"]
+    )
+    def test_urls(self, url: str) -> None:
+        with pytest.raises(TrainyardError, match="is not the URL of a service") as caught:
+            Client(url)
+        assert not isinstance(caught.value, ServiceUnreachable)
+
+    @pytest.mark.parametrize("key", ["two words", "line\n", "schlüssel"])
+    def test_keys(self, key: str) -> None:
+        with pytest.raises(TrainyardError, match="the API key is not one") as caught:
+            Client(key=key)
+        assert key not in str(caught.value)
+
+
+class TestProblems:
+    def test_what_the_errors_say_is_said_once(self) -> None:
+        body = {"title": "Invalid request", "detail": "/seeds: is empty", "errors": [FIELD]}
+        assert str(Problem(422, body)) == "422 Invalid request\n  /seeds: is empty"
+
+    def test_a_detail_of_its_own_is_kept(self) -> None:
+        body = {"title": "Conflict", "detail": "it is final", "errors": [FIELD]}
+        assert str(Problem(409, body)) == "409 Conflict: it is final\n  /seeds: is empty"
+        assert str(Problem(404, {"title": "Not found", "detail": "no run"})) == "404 Not found: no run"
+
+    def test_an_error_of_the_whole_body_has_no_pointer(self) -> None:
+        errors = [{"pointer": "", "message": "not valid JSON"}]
+        assert str(Problem(422, {"title": "Invalid", "errors": errors})) == "422 Invalid\n  not valid JSON"
 
 
 class TestExperiments:
