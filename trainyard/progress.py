@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from trainyard.client import TERMINAL, Client
+from trainyard.client import TERMINAL, Client, Json
 from trainyard.sse import Event
 
 BAR = 24
@@ -37,6 +37,11 @@ class Line:
         elif event.type == "evaluation" and data["return_mean"] is not None:
             self.evaluation = float(data["return_mean"])
 
+    def end(self, run: Mapping[str, Any]) -> None:
+        """Show the ended run as it is kept: the stream's last metrics may be older."""
+        self.status = str(run["status"])
+        self._metrics(run)
+
     def _metrics(self, data: Mapping[str, Any]) -> None:
         self.env_steps = int(data["progress"]["env_steps"])
         value = data["latest"].get("train/episode_return", {}).get("value")
@@ -61,25 +66,29 @@ def watch(client: Client, runs: Sequence[Mapping[str, Any]], total: int, out: Te
     """
     out = out or sys.stdout
     lines = {run["id"]: Line(int(run["seed"]), total) for run in runs}
-    events: queue.SimpleQueue[tuple[str, Event | Exception]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[tuple[str, Event | Json | Exception]] = queue.SimpleQueue()
     for run_id in lines:
         threading.Thread(target=_follow, args=(client, run_id, events), daemon=True).start()
     screen = _Terminal(out) if out.isatty() else _Log(out)
     open_runs = set(lines)
     while open_runs:
-        run_id, event = events.get()
-        if isinstance(event, Exception):
-            raise event
-        lines[run_id].take(event)
-        if event.type == "done":
+        run_id, news = events.get()
+        if isinstance(news, Exception):
+            raise news
+        if isinstance(news, Event):
+            lines[run_id].take(news)
+        else:
+            lines[run_id].end(news)
             open_runs.discard(run_id)
         screen.show(list(lines.values()), last=not open_runs)
 
 
-def _follow(client: Client, run_id: str, events: "queue.SimpleQueue[tuple[str, Event | Exception]]") -> None:
+def _follow(client: Client, run_id: str, events: "queue.SimpleQueue[tuple[str, Event | Json | Exception]]") -> None:
+    """Queue a run's events and, last, the ended run."""
     try:
         for event in client.stream(run_id):
             events.put((run_id, event))
+        events.put((run_id, client.wait(run_id)))
     except Exception as error:  # noqa: BLE001 - the watching thread raises it
         events.put((run_id, error))
 

@@ -24,6 +24,12 @@ class TestLine:
         words = " ".join(str(line).split())
         assert words == "seed 3 running [############ ] 500 steps return 21.5 evaluated 87.2"
 
+    def test_it_ends_as_the_run_did(self) -> None:
+        line = Line(seed=0, total=100_000, status="running", env_steps=96_512, episode_return=400.0)
+        latest = {"train/episode_return": {"step": 100_000, "value": 500.0}}
+        line.end({"status": "succeeded", "progress": {"env_steps": 100_000}, "latest": latest})
+        assert (line.status, line.env_steps, line.episode_return) == ("succeeded", 100_000, 500.0)
+
     def test_a_value_that_is_no_number_changes_nothing(self) -> None:
         line = Line(seed=0, total=10, episode_return=1.0, evaluation=2.0)
         line.take(Event(None, "metrics", {"progress": {"env_steps": 1}, "latest": {}}))
@@ -45,6 +51,14 @@ class TestWatch:
         watch(client, trained["runs"], 8_192, out)
         assert out.getvalue().count("\x1b[2K") % 2 == 0
         assert out.getvalue().rstrip().splitlines()[-1].startswith("\x1b[2Kseed 1   succeeded")
+
+    def test_the_last_steps_are_those_of_the_ended_run(self, restarting: Callable[..., Client]) -> None:
+        metrics = b'event: metrics\ndata: {"progress": {"env_steps": 6}, "latest": {}}\n\n'
+        run = b'{"status": "succeeded", "progress": {"env_steps": 10}, "latest": {}}'
+        client = restarting((200, metrics + b"event: done\ndata: {}\n\n"), (200, run), seen=[])
+        out = io.StringIO()
+        watch(client, [{"id": "run_1", "seed": 0}], 10, out)
+        assert "succeeded  [########################]        10 steps" in out.getvalue().splitlines()[-1]
 
     def test_whatever_ends_a_stream_ends_the_watch(self, impostor: Callable[..., Client]) -> None:
         client = impostor(b"event: status\ndata: {broken\n\n", "text/event-stream")
