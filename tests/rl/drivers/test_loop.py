@@ -1,5 +1,6 @@
 """What users can do to the runs of a pack, and what a reporter hears."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from worker.rl.algorithms import ppo
 from worker.rl.drivers import loop, train
 from worker.rl.envs.vector import LoopVectorEnv
 from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
-from worker.rl.reporter import MemoryReporter, State
+from worker.rl.evaluation import Evaluator
+from worker.rl.reporter import MemoryReporter, Order, State
 
 PPO = {"name": "ppo", "num_steps": 16, "num_minibatches": 2, "epochs": 2, "hidden_sizes": (16,)}
 SEEDS = [1, 2, 3]
@@ -126,12 +128,12 @@ def test_a_rollout_for_nobody_is_not_finished(monkeypatch: pytest.MonkeyPatch, o
 @pytest.mark.parametrize("order", ["pause", "preempt"])
 def test_leaving_a_rollout_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
     """As if the order had come just before the rollout."""
-    waited = run(orders={STEP * 4: dict.fromkeys(SEEDS, order)})
+    waited = run(orders={STEP * 5: dict.fromkeys(SEEDS, order)})
     monkeypatch.setattr(loop, "ASK_EVERY", 0.0)
-    left = run(orders={STEP * 5: dict.fromkeys(SEEDS, order)})
+    left = run(orders={STEP * 6: dict.fromkeys(SEEDS, order)})
     for reporter in (waited, left):
         assert set(reporter.finished) == (set(SEEDS) if order == "pause" else set())
-        assert reporter.preempted_at == (STEP * 5 if order == "preempt" else None)
+        assert reporter.preempted_at == (STEP * 6 if order == "preempt" else None)
     a, b = ([*r.paused, *(state for _, state in r.states)] for r in (waited, left))
     assert len(a) == len(b) == 2 and all(equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -158,6 +160,88 @@ def test_the_last_evaluation_is_left_when_nobody_waits_for_it(monkeypatch: pytes
     for seed in SEEDS:
         assert reporter.finished[seed][0] == "cancelled" and kinds(reporter, seed)[-1] == (12, "final")
         assert [step // STEP for step, _, _ in reporter.evaluations[seed]] == [4, 8]
+
+
+class OrderedInEvaluation(MemoryReporter):
+    """Hears of ``given`` only after a few env steps of the evaluation at ``at``."""
+
+    def __init__(self, seeds: list[int], at: int, given: Mapping[int, Order], patch: pytest.MonkeyPatch) -> None:
+        super().__init__(seeds)
+        evaluate = Evaluator.run
+
+        def ordered(this: Evaluator, agent: Any, index: int, left: Callable[[], bool]) -> Any:
+            asked = iter(range(5))
+
+            def ask() -> bool:
+                if index == at and next(asked, None) is None:
+                    self.orders = {0: dict(given)}
+                return left()
+
+            return evaluate(this, agent, index, ask)
+
+        patch.setattr(loop, "ASK_EVERY", 0.0)
+        patch.setattr(Evaluator, "run", ordered)
+
+
+def told(*reporters: MemoryReporter) -> dict[str, Any]:
+    """All that was heard of a training in one or several pieces, but how fast it was."""
+    heard: dict[str, Any] = {}
+    for seed in SEEDS:
+        for reporter in reporters:
+            for key, points in reporter.series[seed].items():
+                heard.setdefault(f"{seed} {key}", []).extend(points)
+            evaluations = [(step, a.tolist(), b.tolist()) for step, a, b in reporter.evaluations[seed]]
+            heard.setdefault(f"{seed} evaluations", []).extend(evaluations)
+            files = [(s, kind, f, m if kind == "best" else None) for s, kind, f, m in reporter.checkpoints[seed]]
+            heard[f"{seed} files"] = sorted(heard.get(f"{seed} files", []) + files, key=lambda file: file[:2])
+        heard[f"{seed} end"] = reporters[-1].finished[seed]
+        del heard[f"{seed} train/env_steps_per_second"]
+    return heard
+
+
+OFTEN = {"evaluate_every": STEP * 2, "checkpoint_every": STEP * 4, "evaluation_episodes": 20}
+DQN = {"name": "dqn", "hidden_sizes": (16,), "batch_size": 8, "learning_starts": 40, "train_every": 8}
+
+
+@pytest.mark.parametrize("order", ["pause", "preempt"])
+@pytest.mark.parametrize("rollouts", [2, 4, 12])
+@pytest.mark.parametrize("algorithm", [PPO, DQN], ids=["ppo", "dqn"])
+def test_an_evaluation_that_was_left_is_made_up_for(
+    monkeypatch: pytest.MonkeyPatch, algorithm: Any, rollouts: int, order: Any
+) -> None:
+    """Between checkpoints, at one, and at the end: as if the order had waited for it."""
+    spec = toys.spec("CartPole-v1", algorithm, num_envs=4, total=STEP * 12)
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update=OFTEN)})
+    at = STEP * rollouts
+    heard_before = at - STEP if algorithm is PPO else at
+    waited = [run(spec=spec, orders={heard_before: dict.fromkeys(SEEDS, order)})]
+    if rollouts < 12:
+        assert waited[0].evaluations[1][-1][0] == at
+        waited.append(run(spec=spec, resume=(waited[0].paused or [waited[0].states[-1][1]])[0]))
+
+    with monkeypatch.context() as patch:
+        left = OrderedInEvaluation(SEEDS, at, dict.fromkeys(SEEDS, order), patch)
+        train(spec, SEEDS, left)
+    assert left.evaluations[1][-1:] == [] or left.evaluations[1][-1][0] < at
+    assert left.preempted_at == (at if order == "preempt" else None)
+    state = left.paused[0] if order == "pause" else left.states[-1][1]
+    assert state.env_step == at
+
+    with monkeypatch.context() as patch:
+        again = OrderedInEvaluation(SEEDS, at, dict.fromkeys(SEEDS, "preempt"), patch)
+        train(spec, SEEDS, again, resume=state)
+    assert again.preempted_at == at and again.states == [] and again.series[1] == {}
+
+    resumed = run(spec=spec, resume=state)
+    assert resumed.starts == [at] and resumed.evaluations[1][0][0] == at
+    assert told(left, resumed) == told(*waited)
+
+
+def test_an_order_to_one_in_an_evaluation_is_obeyed_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter = OrderedInEvaluation(SEEDS, STEP * 4, {2: "cancel"}, monkeypatch)
+    train(SPEC, SEEDS, reporter)
+    assert kinds(reporter, 2)[-1] == (4, "final") and [step // STEP for step, _, _ in reporter.evaluations[2]] == [4]
+    assert reporter.finished[2][0] == "cancelled" and reporter.finished[1][0] == "succeeded"
 
 
 def test_a_crash_after_a_replica_has_left(whole: MemoryReporter) -> None:

@@ -21,6 +21,7 @@ from worker.rl.drivers.episodes import Episodes
 from worker.rl.envs import VectorEnv
 from worker.rl.evaluation import Evaluator
 from worker.rl.noise import Noise
+from worker.rl.replay.uniform import Uniform
 from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, Reporter, Result, State
 
 ASK_EVERY = 0.25
@@ -116,19 +117,24 @@ class Loop:
         self._seen = self._evaluated = self._published = 0
         self._asked = 0.0
 
-    def begin(self, resume: State | None) -> np.ndarray:
-        """Load the state, if any, and reset the environments: obs (R, N, …)."""
+    def begin(self, resume: State | None) -> np.ndarray | None:
+        """Load the state, if any, reset the environments, and make up for an evaluation that was left.
+
+        Returns:
+            obs (R, N, …), or None when there is nothing to be trained.
+        """
         if resume is not None:
             for name, part in self._parts.items():
                 prefix = f"{name}/"
                 held = {**resume.tensors, **resume.meta["numbers"]}
                 part.load({k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)})
-            self.env_step = self._seen = self._evaluated = self._published = resume.env_step
+            self.env_step = self._seen = self._published = resume.env_step
+            self._evaluated = resume.meta["evaluated"]
         obs = self.env.reset(self.env_step)
         self.reporter.started(self.env_step)
         self._emitted = self.env_step
         self._clock = time.perf_counter()
-        return obs
+        return self.turn(obs)
 
     def advance(self, env_steps: int) -> None:
         """So many env steps were taken per replica."""
@@ -148,7 +154,7 @@ class Loop:
         return self._all_ordered({"cancel", "kill"})
 
     def interrupted(self) -> bool:
-        """Whether all are to leave: then a rollout need not be finished."""
+        """Whether all are to leave: then a rollout or an evaluation need not be finished."""
         return self._all_ordered({"cancel", "kill", "pause", "preempt"})
 
     def record(self, metrics: Mapping[str, Tensor]) -> None:
@@ -159,19 +165,19 @@ class Loop:
         """Do what is due after an update: the observations to go on from, or None when the driver is to return."""
         over = self.env_step >= self._total
         saving = self._due(self._checkpoint_every)
-        evaluating = self._due(self._evaluate_every) or over
+        evaluating = self._evaluation_due(over)
         if not (over or saving or evaluating or self._orders or self.env_step - self._emitted >= self._emit_every):
             return obs
         obs = self._leave(self._emit(), obs)
         if not self.replicas:
             return None
         exported: dict[int, PolicyFiles] = {}
-        best = self._evaluate() if evaluating and self._evaluated < self.env_step else []
+        best = self._evaluate() if evaluating else []
         self._save("best", best or [], exported)
         if over and best is not None:
             self._finish_all(exported)
             return None
-        if saving:
+        if saving and not over:
             staying = [r for r in range(self.replicas) if self._orders.get(r) not in ("cancel", "kill")]
             self._save("scheduled", staying, exported)
         preempted = "preempt" in self._orders.values()
@@ -202,7 +208,7 @@ class Loop:
                     tensors[f"{name}/{key}"] = taken
                 else:
                     numbers[f"{name}/{key}"] = value
-        return State(tensors, {"env_step": self.env_step, "numbers": numbers})
+        return State(tensors, {"env_step": self.env_step, "evaluated": self._evaluated, "numbers": numbers})
 
     def close(self) -> None:
         """Release what the loop has made."""
@@ -222,6 +228,11 @@ class Loop:
 
     def _due(self, every: int) -> bool:
         return self.env_step // every > self._seen // every
+
+    def _evaluation_due(self, over: bool) -> bool:
+        """Whether the evaluation of this step is still to be done, perhaps because it was left before a resume."""
+        last = self._total if over else self.env_step // self._evaluate_every * self._evaluate_every
+        return self._evaluated < last
 
     def _emit(self) -> set[int]:
         """Report what was measured since the last time. The replicas that diverged, already finished."""
@@ -249,9 +260,17 @@ class Loop:
         return diverged
 
     def _evaluate(self) -> list[int] | None:
-        """Evaluate all replicas; those that did better than ever. None when nobody waited for the end."""
-        result = self._evaluator.run(self.agent, self.env_step, self.stopped)
+        """Evaluate all replicas; those that did better than ever. None when it was left because all are to leave.
+
+        An order heard here comes after the update, so the replay's episodes in flight are cut now. An on-policy tabular
+        agent has chosen its next action by then: those finish their evaluation and obey after the next env step.
+        """
+        left = self.stopped if self.agent.driver == "tabular" else self.interrupted
+        result = self._evaluator.run(self.agent, self.env_step, left)
         if result is None:
+            replay = self._parts.get("replay")
+            if isinstance(replay, Uniform):
+                replay.ring.cut(np.ones(self.replicas, bool))
             return None
         means = result.returns.mean(1)
         self.reporter.evaluation(self.env_step, result.returns, result.lengths)
@@ -259,6 +278,8 @@ class Loop:
             self.env_step, {"evaluation/return_mean": means, "evaluation/return_std": result.returns.std(1)}
         )
         self._evaluated = self.env_step
+        if self.agent.driver == "on_policy":  # others look again after one env step, not after a rollout
+            self._orders = {**self._orders, **self.reporter.poll()}
         return self.scores.add(means)
 
     def _save(self, kind: CheckpointKind, replicas: Sequence[int], exported: dict[int, PolicyFiles]) -> None:
