@@ -28,9 +28,9 @@ class Line:
     evaluation: float | None = None
 
     def take(self, event: Event) -> None:
-        """Fold one event of the run's stream in."""
+        """Fold one event of the run's stream in; how it ended is for ``end`` to say."""
         data = event.data
-        if event.type == "status":
+        if event.type == "status" and data["status"] not in TERMINAL:
             self.status = str(data["status"])
         elif event.type == "metrics":
             self._metrics(data)

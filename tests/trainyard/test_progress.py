@@ -54,11 +54,14 @@ class TestWatch:
 
     def test_the_last_steps_are_those_of_the_ended_run(self, restarting: Callable[..., Client]) -> None:
         metrics = b'event: metrics\ndata: {"progress": {"env_steps": 6}, "latest": {}}\n\n'
+        metrics += b'event: status\ndata: {"status": "succeeded"}\n\n'
         run = b'{"status": "succeeded", "progress": {"env_steps": 10}, "latest": {}}'
         client = restarting((200, metrics + b"event: done\ndata: {}\n\n"), (200, run), seen=[])
         out = io.StringIO()
         watch(client, [{"id": "run_1", "seed": 0}], 10, out)
-        assert "succeeded  [########################]        10 steps" in out.getvalue().splitlines()[-1]
+        assert [line.split()[2:5] for line in out.getvalue().splitlines() if "succeeded" in line] == [
+            ["succeeded", "[########################]", "10"]
+        ]
 
     def test_whatever_ends_a_stream_ends_the_watch(self, impostor: Callable[..., Client]) -> None:
         client = impostor(b"event: status\ndata: {broken\n\n", "text/event-stream")
