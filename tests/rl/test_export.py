@@ -21,7 +21,7 @@ from worker.rl.algorithms import dqn, ppo, sac, tabular
 from worker.rl.algorithms.agent import Agent
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.errors import ParityError
-from worker.rl.export import export_policy
+from worker.rl.export import TOLERANCE, _parity_error, _trace, export_policy
 from worker.rl.noise import Noise
 
 BUILDERS: dict[str, Any] = {"ppo": ppo.build, "dqn": dqn.build, "sac": sac.build, "sarsa": tabular.build}
@@ -157,3 +157,17 @@ def test_any_batch_size() -> None:
     for batch in (1, 2, 65):
         (logits,) = session.run(["logits"], {"observation": np.zeros((batch, 5), np.float32)})
         assert logits.shape == (batch, 3)
+
+
+def test_rounding_of_terms_that_cancel_is_no_difference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    policy = nn.Sequential(nn.Linear(4, 256), nn.ReLU(), nn.Linear(256, 2))
+    with torch.no_grad():
+        first, last = policy[0], policy[2]
+        first.weight.copy_(100 * torch.randn(128, 4, generator=generator).repeat(2, 1))
+        first.bias.zero_()
+        half = 100 * torch.randn(2, 128, generator=generator)
+        last.weight.copy_(torch.cat((half, -half), 1))
+    probe = torch.randn(64, 4, generator=generator) * torch.logspace(-1, 1, 64).unsqueeze(1)
+    graph = _trace(policy, probe, ("q_values",))
+    assert _parity_error(policy, graph, probe, ("q_values",)) > TOLERANCE
