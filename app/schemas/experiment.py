@@ -48,7 +48,8 @@ class TrainingSpec(Schema):
     """None: a twentieth of the run."""
     evaluation_episodes: int = Field(10, ge=1, le=1000)
     checkpoint_every: int | None = Field(None, ge=1)
-    """None: a tenth of the run. Episodes in flight are cut (and bootstrapped) at every checkpoint."""
+    """None: a tenth of the run, or two episodes of full length in every copy if that is longer, and at most the run.
+    Episodes in flight are cut (and bootstrapped) at every checkpoint: were it shorter than they are, none would end."""
     keep_checkpoints: int = Field(3, ge=1, le=1000)
     """Scheduled checkpoints kept per run; the best and the final one are always kept."""
 
@@ -92,14 +93,16 @@ def resolve(spec: ExperimentSpec) -> ExperimentSpec:
     if errors:
         raise SpecError(errors)
     algorithm, environment = presets.apply(spec.algorithm, spec.environment)
+    num_envs = environment.num_envs or algorithm.default_num_envs
+    environment = environment.model_copy(update={"num_envs": num_envs})
     total = spec.training.total_env_steps
+    episodes = 2 * num_envs * (entry.max_episode_steps or 0)
     training = spec.training.model_copy(
         update={
             "evaluate_every": spec.training.evaluate_every or max(1, total // 20),
-            "checkpoint_every": spec.training.checkpoint_every or max(1, total // 10),
+            "checkpoint_every": spec.training.checkpoint_every or min(max(1, total // 10, episodes), total),
         }
     )
-    environment = environment.model_copy(update={"num_envs": environment.num_envs or algorithm.default_num_envs})
     resolved = spec.model_copy(
         update={
             "name": spec.name or f"{algorithm.name} on {environment.id}",

@@ -26,12 +26,18 @@ class TestCreate:
         assert body["id"].startswith("exp_")
         assert body["status"] == "queued"
         assert body["spec"]["algorithm"]["learning_rate"] > 0
-        assert body["spec"]["training"]["checkpoint_every"] == 100
+        assert body["spec"]["training"]["checkpoint_every"] == 1000
         assert body["spec_hash"].startswith("sha256:")
         assert [(run["seed"], run["status"]) for run in body["runs"]] == [(0, "queued"), (1, "queued")]
         assert body["tags"] == {"team": "robotics", "ünï": "☃"}
         assert body["created_at"].endswith("Z")
         assert client.get(answer.headers["location"]).json() == body
+
+    @pytest.mark.parametrize(("total", "every"), [(20_000, 6_400), (5_000, 5_000), (100_000, 10_000)])
+    def test_episodes_end_between_checkpoints(self, client: httpx.Client, total: int, every: int) -> None:
+        pendulum = {"id": "Pendulum-v1", "num_envs": 16}  # its episodes have 200 steps
+        experiment = create(client, environment=pendulum, training={"total_env_steps": total})
+        assert experiment["spec"]["training"]["checkpoint_every"] == every
 
     def test_needs_only_environment_and_algorithm(self, client: httpx.Client) -> None:
         body = {"environment": {"id": "CartPole-v1"}, "algorithm": {"name": "dqn"}}
