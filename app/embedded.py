@@ -26,7 +26,7 @@ from types import FrameType
 from pydantic import ValidationError
 
 from app.broker import Broker, BrokerError
-from app.settings import Settings
+from app.settings import Settings, messages
 
 START_SECONDS = 60.0
 API_SECONDS = 10.0
@@ -263,8 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(arguments)
     except ValidationError as error:
-        for problem in error.errors():
-            _say(str(problem["msg"]))
+        for message in messages(error):
+            _say(message)
         return 2
     signals = Signals()
     try:

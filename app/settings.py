@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import quote
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIN_KEY_LENGTH = 16
@@ -113,6 +113,16 @@ class Settings(BaseSettings):
         if "*" in self.allowed_hosts or (self.api_key and not self.allowed_hosts):
             return None
         return frozenset(name.lower() for name in (*self.allowed_hosts, *LOOPBACK_HOSTS, self.host))
+
+
+def messages(error: ValidationError) -> list[str]:
+    """What is wrong with the settings, a line for each, with the variable it is about."""
+    lines = []
+    for row in error.errors(include_url=False, include_input=False):
+        message = str(row["msg"]).removeprefix("Value error, ")
+        variable = "_".join(("TRAINYARD", *(str(step).upper() for step in row["loc"][:1])))
+        lines.append(message if not row["loc"] or variable in message else f"{variable}: {message}")
+    return lines
 
 
 def is_loopback(host: str) -> bool:

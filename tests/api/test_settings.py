@@ -8,7 +8,7 @@ from sqlalchemy.engine import make_url
 
 from app.db.migrate import migrate
 from app.services.sweep import GONE_SECONDS
-from app.settings import Settings, is_loopback
+from app.settings import Settings, is_loopback, messages
 
 KEY = "k5Fq-81hPz.Ttu27_wVgR"
 
@@ -76,6 +76,20 @@ def test_the_database_lies_in_a_folder_of_any_name(tmp_path: Path, name: str) ->
     migrate(settings.database_url)
     assert (settings.data_dir / "trainyard.db").stat().st_size > 0
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_messages_name_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINYARD_SLOTS", "many")
+    monkeypatch.setenv("TRAINYARD_DEVICES", "gpu")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    slots, devices = messages(caught.value)
+    assert slots.startswith("TRAINYARD_SLOTS: Input should be a valid integer")
+    assert devices == "TRAINYARD_DEVICES: 'gpu' is neither cpu nor cuda:N"
+    monkeypatch.undo()
+    with pytest.raises(ValidationError) as caught:
+        Settings(host="0.0.0.0")
+    assert messages(caught.value)[0].startswith("listening on 0.0.0.0 needs TRAINYARD_API_KEY")
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
