@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from app.db.engine import make_engine
 from app.settings import get_settings
@@ -105,6 +106,10 @@ def main() -> None:
         sys.exit("usage: python -m app.db.migrate [URL]")
     try:
         migrate(sys.argv[1] if len(sys.argv) == 2 else get_settings().database_url)
+    except DBAPIError as error:
+        sys.exit(f"the database cannot be used: {' '.join(str(error.orig).split())}")
+    except (ArgumentError, ImportError) as error:
+        sys.exit(f"the database cannot be used: {error}")
     except SchemaError as error:
         sys.exit(str(error))
 

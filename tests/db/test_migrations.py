@@ -97,3 +97,17 @@ class TestCommand:
             ended = subprocess.run(command, check=False, capture_output=True, text=True)
             assert ended.returncode == 1
             assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://x/y", "oddly://x", "postgresql+psycopg://u:hush@127.0.0.1:1/x", "sqlite:///{}"]
+)
+def test_a_database_that_cannot_be_used_takes_one_line(tmp_path: Path, url: str) -> None:
+    other = tmp_path / "other.db"
+    other.write_text("not a database, but long enough to be read as one" * 40)
+    command = [sys.executable, "-m", "app.db.migrate", url.format(other)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("the database cannot be used: ")
+    assert "hush" not in line
