@@ -6,7 +6,7 @@ A driver advances the loop, asks :meth:`Loop.look` whose episodes are to be cut,
 
 import math
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,6 @@ from worker.rl.drivers.episodes import Episodes
 from worker.rl.envs import VectorEnv
 from worker.rl.evaluation import Evaluator
 from worker.rl.noise import Noise
-from worker.rl.replay.uniform import Uniform
 from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, Reporter, Result, State
 
 ASK_EVERY = 0.25
@@ -83,6 +82,8 @@ class Loop:
         emit_every: env steps between two points of a metric.
         parts: further parts of the resume state (a replay), by name.
         followers: what else must be told when replicas leave.
+        cut: ends the episodes in flight of some replicas, (R,) bool, after an update; None: the driver cannot, and
+            orders given during an evaluation wait, unless all are to stop.
     """
 
     def __init__(
@@ -97,11 +98,13 @@ class Loop:
         emit_every: int,
         parts: Mapping[str, Part] | None = None,
         followers: Sequence[Selectable] = (),
+        cut: Callable[[np.ndarray], object] | None = None,
     ) -> None:
         training = spec.training
         self.spec, self.agent, self.env, self.reporter = spec, agent, env, reporter
         self.noise = Noise(seeds, device)
         self.replicas = len(seeds)
+        self._cut = cut
         self.env_step = 0
         self.episodes = Episodes(self.replicas, env.num_envs)
         self.scores = Scores.none(self.replicas)
@@ -262,15 +265,12 @@ class Loop:
     def _evaluate(self) -> list[int] | None:
         """Evaluate all replicas; those that did better than ever. None when it was left because all are to leave.
 
-        An order heard here comes after the update, so the replay's episodes in flight are cut now. An on-policy tabular
-        agent has chosen its next action by then: those finish their evaluation and obey after the next env step.
+        An order heard here comes after the update: episodes in flight are cut now, where the driver can do so.
         """
-        left = self.stopped if self.agent.driver == "tabular" else self.interrupted
-        result = self._evaluator.run(self.agent, self.env_step, left)
+        result = self._evaluator.run(self.agent, self.env_step, self.interrupted if self._cut else self.stopped)
         if result is None:
-            replay = self._parts.get("replay")
-            if isinstance(replay, Uniform):
-                replay.ring.cut(np.ones(self.replicas, bool))
+            if self._cut:
+                self._cut(np.ones(self.replicas, bool))
             return None
         means = result.returns.mean(1)
         self.reporter.evaluation(self.env_step, result.returns, result.lengths)
@@ -278,8 +278,9 @@ class Loop:
             self.env_step, {"evaluation/return_mean": means, "evaluation/return_std": result.returns.std(1)}
         )
         self._evaluated = self.env_step
-        if self.agent.driver == "on_policy":  # others look again after one env step, not after a rollout
-            self._orders = {**self._orders, **self.reporter.poll()}
+        if self._cut and (heard := self.reporter.poll()):
+            self._cut(np.isin(range(self.replicas), list(heard)))
+            self._orders = {**self._orders, **heard}
         return self.scores.add(means)
 
     def _save(self, kind: CheckpointKind, replicas: Sequence[int], exported: dict[int, PolicyFiles]) -> None:

@@ -47,8 +47,18 @@ def run(
     """Train until the env steps are done or nobody is left. See :func:`worker.rl.drivers.train`."""
     config = cast("OffPolicy", spec.algorithm)
     replay = _replay(config, env, len(seeds), device)
-    parts = {"replay": replay}
-    with closing(Loop(spec, seeds, agent, env, reporter, device, emit_every=EMIT_EVERY, parts=parts)) as loop:
+    loop = Loop(
+        spec,
+        seeds,
+        agent,
+        env,
+        reporter,
+        device,
+        emit_every=EMIT_EVERY,
+        parts={"replay": replay},
+        cut=replay.ring.cut,
+    )
+    with closing(loop):
         obs: np.ndarray | None = loop.begin(resume)
         while obs is not None:
             replay.ring.observe(obs)

@@ -43,7 +43,18 @@ def run(
         device,
     )
     per_rollout = steps * env.num_envs
-    with closing(Loop(spec, seeds, agent, env, reporter, device, emit_every=per_rollout, followers=[storage])) as loop:
+    loop = Loop(
+        spec,
+        seeds,
+        agent,
+        env,
+        reporter,
+        device,
+        emit_every=per_rollout,
+        followers=[storage],
+        cut=lambda replicas: None,  # the rollout is learned from: nothing in flight is kept
+    )
+    with closing(loop):
         obs: np.ndarray | None = loop.begin(resume)
         while obs is not None:
             drawn = loop.noise.state()
