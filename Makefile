@@ -41,7 +41,7 @@ test: install
 	$(BIN)/pytest -m "not learn" $(PYTEST_ARGS)
 
 learn: install
-	$(BIN)/pytest -m learn $(PYTEST_ARGS)
+	$(BIN)/pytest -m learn --timeout=0 $(PYTEST_ARGS)
 
 demo: install
 	$(BIN)/trainyard demo

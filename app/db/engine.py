@@ -1,7 +1,8 @@
 """Engines and sessions. The only place, with ``clock``, that knows which database it talks to."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Insert, create_engine, event
@@ -90,6 +91,8 @@ class Database:
         self.engine = make_engine(url, pool_size=pool_size)
         self._reading = sessionmaker(self.engine, expire_on_commit=False, autoflush=True)
         self._writing = sessionmaker(self.engine.execution_options(writes=True), expire_on_commit=False, autoflush=True)
+        # SQLite lets whoever asks at the right moment write next: of many threads one might be passed over until it fails.
+        self._turn: AbstractContextManager[object] = Lock() if self.engine.name == "sqlite" else nullcontext()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -99,8 +102,8 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session in one transaction: committed on success, rolled back on an exception."""
-        with self._writing() as session, session.begin():
+        """A session in one transaction: committed on success, rolled back on an exception. Not to be nested."""
+        with self._turn, self._writing() as session, session.begin():
             yield session
 
     def dispose(self) -> None:

@@ -145,7 +145,7 @@ class TestEvents:
     def test_numbers_have_no_gaps_and_appear_in_order_under_concurrent_writers(self, database: Database) -> None:
         made = scene.make(database)
         writers, each = 6, 15
-        stop = threading.Event()
+        written = threading.Event()
         seen: list[int] = []
 
         def write(writer: int) -> None:
@@ -153,18 +153,22 @@ class TestEvents:
                 with database.writing() as session:
                     runs.append_event(session, made.run_id, "status", {"writer": writer, "number": number})
 
+        def look() -> None:
+            with database.reading() as session:
+                seen.extend(event.seq for event in runs.events(session, made.run_id, seen[-1] if seen else 0))
+
         def watch() -> None:
-            while not stop.is_set() or len(seen) < 1 + writers * each:
-                with database.reading() as session:
-                    seen.extend(event.seq for event in runs.events(session, made.run_id, seen[-1] if seen else 0))
+            while not written.is_set():
+                look()
 
         with ThreadPoolExecutor(writers + 1) as pool:
             watcher = pool.submit(watch)
-            done = [pool.submit(write, writer) for writer in range(writers)]
-            for future in done:
-                future.result()
-            stop.set()
+            try:
+                list(pool.map(write, range(writers)))
+            finally:
+                written.set()
             watcher.result()
+        look()
         assert seen == list(range(1, 2 + writers * each))
 
     def test_a_rolled_back_event_leaves_no_gap(self, database: Database) -> None:
