@@ -91,7 +91,7 @@ class Database:
         self.engine = make_engine(url, pool_size=pool_size)
         self._reading = sessionmaker(self.engine, expire_on_commit=False, autoflush=True)
         self._writing = sessionmaker(self.engine.execution_options(writes=True), expire_on_commit=False, autoflush=True)
-        # SQLite lets whoever asks at the right moment write next: of many threads one might be passed over until it fails.
+        # SQLite lets whoever asks at the right moment write next: one of many threads could be passed over for too long.
         self._turn: AbstractContextManager[object] = Lock() if self.engine.name == "sqlite" else nullcontext()
 
     @contextmanager
