@@ -136,6 +136,36 @@ class SAC(AlgorithmConfig):
     """None = minus the number of action dimensions (entropy in the normalised [-1, 1] action space)."""
 
 
+class PQN(AlgorithmConfig):
+    """Parallelised Q-network (Gallici et al. 2025, arXiv 2407.04811): Q-learning on rollouts of many environments."""
+
+    module: ClassVar[str] = "pqn"
+    summary: ClassVar[str] = "Q-learning with layer norm and Q(lambda), without a replay or a target network."
+    paper: ClassVar[str] = "https://arxiv.org/abs/2407.04811"
+    action_spaces: ClassVar[tuple[str, ...]] = ("discrete",)
+    default_num_envs: ClassVar[int] = 32
+
+    name: Literal["pqn"] = "pqn"
+    hidden_sizes: Sizes = (128, 128)
+    """Width of each hidden layer; layer norm precedes its activation."""
+    activation: Activation = "relu"
+    learning_rate: LearningRate = 5e-4
+    learning_rate_schedule: Schedule = "linear"
+    """``linear`` goes to zero over the run's env steps."""
+    num_steps: int = Field(32, ge=1, le=65536)
+    """Env steps per environment and rollout."""
+    epochs: int = Field(2, ge=1, le=100)
+    num_minibatches: int = Field(8, ge=1, le=1024)
+    q_lambda: Probability = 0.65
+    """Decay of the traces: 0 bootstraps after one step, 1 where the episode or the rollout ends."""
+    max_grad_norm: float | None = Field(10.0, gt=0)
+    epsilon_start: Probability = 1.0
+    epsilon_end: Probability = 0.05
+    epsilon_fraction: float = Field(0.1, gt=0, le=1)
+    """Share of the run's env steps over which epsilon falls linearly."""
+    evaluation_epsilon: Probability = 0.0
+
+
 class Tabular(AlgorithmConfig):
     """A table of action values, learned from one transition at a time.
 
@@ -193,7 +223,7 @@ class Tabular(AlgorithmConfig):
         return value
 
 
-AnyAlgorithm = Annotated[PPO | DQN | SAC | Tabular, Field(discriminator="name")]
+AnyAlgorithm = Annotated[PPO | DQN | SAC | PQN | Tabular, Field(discriminator="name")]
 
 
 def algorithms() -> dict[str, type[AlgorithmConfig]]:

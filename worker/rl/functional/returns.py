@@ -49,6 +49,27 @@ def gae(
     return backward_sum(td_error, (gamma * lambda_) * (~episode_end).to(reward.dtype))
 
 
+def q_lambda(reward: Tensor, next_value: Tensor, discount: Tensor, episode_end: Tensor, lambda_: float) -> Tensor:
+    """Peng's Q(lambda), ``G[t] = r[t] + discount[t] * ((1 - lambda) * next_value[t] + lambda * G[t + 1])``.
+
+    Traces go on through exploratory actions (Peng & Williams 1996, https://doi.org/10.1007/BF00114731;
+    Kozuno et al. 2021, arXiv 2103.00107). Where one stops, so at the last step, the whole weight is on ``next_value``.
+
+    Args:
+        reward: ``(…, T, N)``.
+        next_value: largest action value in the true next observation, final ones included, ``(…, T, N)``.
+        discount: gamma, or 0 where s_{t+1} is terminal, ``(…, T, N)``.
+        episode_end: bool, where a trace stops (terminated, truncated or cut), ``(…, T, N)``.
+        lambda_: decay of the traces.
+
+    Returns:
+        Targets of the taken actions' values, ``(…, T, N)``.
+    """
+    decay = lambda_ * discount.masked_fill(episode_end, 0.0)
+    decay[..., -1, :] = 0.0
+    return backward_sum(torch.addcmul(reward, discount - decay, next_value), decay)
+
+
 def discounted_return(reward: Tensor, episode_end: Tensor, start: Tensor, gamma: float) -> Tensor:
     """Running discounted sum of past rewards, ``G[t] = r[t] + gamma * G[t - 1]`` within an episode.
 

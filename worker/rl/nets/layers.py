@@ -104,6 +104,33 @@ def rows_of(module: M, rows: slice) -> M:
     return deepcopy(module, views)
 
 
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450): (L, B, *shape) -> (L, B, *shape).
+
+    Args:
+        stack: L.
+        shape: of what is normalised together, (features,) or (C, H, W).
+    """
+
+    def __init__(self, stack: int, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.weight = nn.Parameter(torch.ones(stack, 1, *shape))
+        self.bias = nn.Parameter(torch.zeros(stack, 1, *shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.shape[0] == 1:
+            return F.layer_norm(x, self.shape, self.weight[0, 0], self.bias[0, 0])
+        return torch.addcmul(self.bias, F.layer_norm(x, self.shape), self.weight)
+
+    def one(self, row: int) -> nn.LayerNorm:
+        """A copy of one row of the stack, (B, *shape) -> the same, for export."""
+        layer = nn.LayerNorm(self.shape, device="meta")
+        layer.weight = nn.Parameter(self.weight.detach()[row, 0].clone(), requires_grad=False)
+        layer.bias = nn.Parameter(self.bias.detach()[row, 0].clone(), requires_grad=False)
+        return layer
+
+
 class Conv2d(nn.Module):
     """Convolution with stacked weights, (L, B, C, H, W) -> (L, B, out, H', W').
 
