@@ -10,9 +10,10 @@ from celery.signals import worker_shutting_down
 from pydantic import ValidationError
 
 from app.db import migrate
-from app.settings import get_settings
+from app.settings import get_settings, messages
 from worker import tasks
 from worker.celery_app import make_celery
+from worker.jobs import gpus
 from worker.jobs.away import DATABASE_AWAY
 from worker.jobs.host import Host
 
@@ -30,11 +31,14 @@ def main() -> int:
     try:
         settings = get_settings()
     except ValidationError as error:
-        sys.exit(f"trainyard worker: {error}")
+        sys.exit("\n".join(f"trainyard worker: {message}" for message in messages(error)))
     if settings.broker_url is None:
         sys.exit("trainyard worker: TRAINYARD_BROKER_URL is not set")
     try:
+        gpus.check(settings.devices)
         _check_schema(settings.database_url)
+    except gpus.DeviceMissing as error:
+        sys.exit(f"trainyard worker: TRAINYARD_DEVICES: {error}")
     except migrate.SchemaError as error:
         sys.exit(f"trainyard worker: {error}")
     host = Host(settings)

@@ -6,22 +6,22 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import Settings
-from worker.jobs import slots
+from worker.jobs import gpus, slots
 from worker.jobs.slots import Slots
 
 
 def test_what_is_configured_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "count_gpus", lambda: 4)
+    monkeypatch.setattr(gpus, "count", lambda: 4)
     assert slots.devices(("cpu", "cuda:1"), 3) == ("cpu", "cuda:1")
 
 
 def test_one_slot_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "count_gpus", lambda: 2)
+    monkeypatch.setattr(gpus, "count", lambda: 2)
     assert slots.devices((), None) == ("cuda:0", "cuda:1")
 
 
 def test_half_of_the_cores_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "count_gpus", lambda: 0)
+    monkeypatch.setattr(gpus, "count", lambda: 0)
     monkeypatch.setattr(slots, "cores", lambda: 6)
     assert slots.devices((), None) == ("cpu",) * 3
     assert slots.devices((), 1) == ("cpu",)
@@ -29,15 +29,10 @@ def test_half_of_the_cores_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     assert slots.devices((), None) == ("cpu",)
 
 
-def test_a_device_that_does_not_exist_is_refused() -> None:
+def test_a_device_of_no_known_kind_is_refused() -> None:
     assert Settings(devices=("cpu", "cuda:7")).devices == ("cpu", "cuda:7")
     with pytest.raises(ValidationError, match="neither cpu nor cuda:N"):
         Settings(devices=("cuda",))
-
-
-def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert slots.count_gpus() == 0
 
 
 def test_a_slot_is_taken_once() -> None:

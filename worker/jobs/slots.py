@@ -5,7 +5,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+
+from worker.jobs import gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +54,11 @@ def devices(configured: Sequence[str], slots: int | None) -> tuple[str, ...]:
     """One entry per slot: as configured, else one per GPU, else ``slots`` (half of the cores) times ``cpu``."""
     if configured:
         return tuple(configured)
-    if slots is None and (gpus := count_gpus()):
-        return tuple(f"cuda:{index}" for index in range(gpus))
+    if slots is None and (found := gpus.count()):
+        return tuple(f"cuda:{index}" for index in range(found))
     return ("cpu",) * (slots or max(1, cores() // 2))
 
 
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def count_gpus() -> int:
-    """GPUs that CUDA would show to this process."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    present = sum(1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit())
-    return present if visible is None else min(present, len([name for name in visible.split(",") if name.strip()]))

@@ -3,6 +3,7 @@
 TrainingError
 ├── EnvironmentFailure    the user's environment raised, or could not be made
 ├── UnsupportedSpace      observations or actions that no agent here takes
+├── DeviceUnavailable     the worker's torch does not see the device of the job
 ├── CorruptState          a stored resume state that fails its checksum
 └── ParityError           an exported policy that answers differently from the trained one
 
@@ -36,6 +37,12 @@ class UnsupportedSpace(TrainingError):
     """The environment's observation or action space fits no agent."""
 
     code = "unsupported_space"
+
+
+class DeviceUnavailable(TrainingError):
+    """The device that the job is to train on is not there."""
+
+    code = "device_unavailable"
 
 
 class CorruptState(TrainingError):
