@@ -60,6 +60,11 @@ def kind(space: BoxSpace | DiscreteSpace | MultiDiscreteSpace | OtherSpace) -> s
     return space.type
 
 
+def channel_axis(shape: tuple[int, ...]) -> int:
+    """Where an image has its channels: 0 if that axis is smaller than both others, else 2."""
+    return 0 if shape[0] < min(shape[1:]) else 2
+
+
 class EnvironmentEntry(Schema):
     """What the service knows of one environment."""
 

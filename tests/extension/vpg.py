@@ -31,7 +31,7 @@ class VPG(Agent):
         self.config, self.num_steps = config, config.num_steps
         self.choice = policy_for(env_spec.action_space)
         self.network = ActorCritic(
-            Init(seeds, "vpg"), env_spec.observation_shape, env_spec.action_dim, config.hidden_sizes, config.activation
+            Init(seeds, "vpg"), env_spec.observation_box, env_spec.action_dim, config.hidden_sizes, config.activation
         ).to(device)
         self.parameters = Parameters(len(seeds), self.network)
         self.optimiser = Adam(self.parameters, config.learning_rate, max_grad_norm=0.5)

@@ -29,6 +29,7 @@ SEEDS = [3, 4]
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+BITS = spaces.Box(0, 1, (10, 10, 4), np.uint8)
 BOX = spaces.Box(np.array([-1, -2], np.float32), np.array([1, 3], np.float32))
 CASES: dict[str, tuple[dict[str, Any], spaces.Space[Any], spaces.Space[Any]]] = {
     "ppo-discrete": ({"name": "ppo"}, VECTOR, spaces.Discrete(3, start=1)),
@@ -37,6 +38,7 @@ CASES: dict[str, tuple[dict[str, Any], spaces.Space[Any], spaces.Space[Any]]] = 
     "ppo-image": ({"name": "ppo"}, IMAGE, spaces.Discrete(4)),
     "dqn": ({"name": "dqn", "hidden_sizes": [32]}, VECTOR, spaces.Discrete(3)),
     "dqn-image": ({"name": "dqn"}, IMAGE, spaces.Discrete(3)),
+    "dqn-small-image": ({"name": "dqn"}, BITS, spaces.Discrete(3)),
     "sac": ({"name": "sac", "hidden_sizes": [32, 32]}, VECTOR, BOX),
     "tabular": ({"name": "sarsa"}, spaces.Discrete(6, start=-2), spaces.Discrete(3, start=1)),
 }

@@ -6,7 +6,15 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 
+from app.schemas.environments import BoxSpace
 from app.schemas.experiment import ExperimentSpec
+
+
+def box(*shape: int, high: float = 255.0) -> BoxSpace:
+    """Observations of this shape: bytes up to ``high`` if it has three axes."""
+    if len(shape) == 3:
+        return BoxSpace(shape=shape, dtype="uint8", low=(0.0,), high=(high,))
+    return BoxSpace(shape=shape, low=(None,) * shape[0], high=(None,) * shape[0])
 
 
 class Toy(gymnasium.Env[np.ndarray, Any]):
@@ -79,7 +87,7 @@ class Tiny(Toy):
     """Images that are too small for the convolutional torso."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(Box(0, 255, (8, 8, 3), np.uint8), **kwargs)
+        super().__init__(Box(0, 255, (2, 2, 3), np.uint8), **kwargs)
 
 
 class Mortal(Toy):

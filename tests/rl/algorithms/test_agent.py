@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.rl.toys import box
 from worker.rl.algorithms.agent import replica_of
 from worker.rl.nets.heads import QNetwork
 from worker.rl.nets.layers import Init
@@ -12,12 +13,13 @@ class Scaled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = QNetwork(Init([1, 2], "q"), (3,), 2, (4,), "relu")
+        self.network = QNetwork(Init([1, 2], "q"), box(3), 2, (4,), "relu")
         self.scale = nn.Parameter(torch.ones(2, 1, 1))
 
 
-def test_a_replicas_copy_shares_no_memory_with_the_agent() -> None:
-    network = QNetwork(Init([1, 2], "q"), (36, 36, 3), 2, (), "relu")
+@pytest.mark.parametrize("side", [36, 10])
+def test_a_replicas_copy_shares_no_memory_with_the_agent(side: int) -> None:
+    network = QNetwork(Init([1, 2], "q"), box(side, side, 3), 2, (), "relu")
     copied = replica_of(network, 1)
     live = {p.untyped_storage().data_ptr() for p in network.parameters()}
     assert not any(p.untyped_storage().data_ptr() in live for p in copied.parameters())

@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from worker.rl.errors import UnsupportedSpace
+from tests.rl.toys import box
 from worker.rl.nets.heads import ActorCritic, Critics, QNetwork, SquashedGaussian
 from worker.rl.nets.layers import Conv2d, Init, fan_in_linear, orthogonal_linear, rows_of, tanh
-from worker.rl.nets.torsos import NatureCNN
 
 SEEDS = [5, 6, 7]
 
@@ -25,7 +24,7 @@ def test_linear_is_each_replicas_own_map() -> None:
 
 
 def test_weights_do_not_depend_on_the_pack() -> None:
-    pack, alone = (ActorCritic(Init(seeds, "net"), (4,), 3, (8, 8), "tanh", 0.5) for seeds in (SEEDS, [6]))
+    pack, alone = (ActorCritic(Init(seeds, "net"), box(4), 3, (8, 8), "tanh", 0.5) for seeds in (SEEDS, [6]))
     for ours, own in zip(pack.parameters(), alone.parameters(), strict=True):
         members = ours.shape[0] // 3
         assert torch.equal(ours[members : 2 * members], own)
@@ -40,7 +39,7 @@ def test_orthogonal_weights_have_their_gain() -> None:
 
 @pytest.mark.parametrize("outputs", [1, 5])
 def test_actor_critic_starts_near_uniform_with_towers_of_its_own(outputs: int) -> None:
-    net = ActorCritic(Init(SEEDS, "net"), (4,), outputs, (16,), "tanh")
+    net = ActorCritic(Init(SEEDS, "net"), box(4), outputs, (16,), "tanh")
     obs = torch.randn(3, 9, 4)
     out, value = net(obs)
     assert out.shape == (3, 9, outputs) and value.shape == (3, 9)
@@ -51,7 +50,7 @@ def test_actor_critic_starts_near_uniform_with_towers_of_its_own(outputs: int) -
 
 
 def test_actor_shares_memory() -> None:
-    net = ActorCritic(Init(SEEDS, "net"), (4,), 2, (16,), "tanh")
+    net = ActorCritic(Init(SEEDS, "net"), box(4), 2, (16,), "tanh")
     actor, obs = net.actor(), torch.randn(3, 9, 4)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -60,7 +59,7 @@ def test_actor_shares_memory() -> None:
 
 
 def test_rows_of_are_those_replicas() -> None:
-    net, obs = Critics(Init(SEEDS, "q"), (4,), 2, (16,), "relu"), torch.randn(3, 9, 4)
+    net, obs = Critics(Init(SEEDS, "q"), box(4), 2, (16,), "relu"), torch.randn(3, 9, 4)
     action = torch.randn(3, 9, 2)
     q = net(obs, action)
     assert q.shape == (3, 2, 9)
@@ -69,24 +68,10 @@ def test_rows_of_are_those_replicas() -> None:
 
 def test_heads_have_their_shapes() -> None:
     obs = torch.randn(3, 9, 4)
-    assert QNetwork(Init(SEEDS, "q"), (4,), 5, (16, 16), "relu")(obs).shape == (3, 9, 5)
-    mean, log_std = SquashedGaussian(Init(SEEDS, "pi"), (4,), 2, (16,), "relu")(obs * 1000)
+    assert QNetwork(Init(SEEDS, "q"), box(4), 5, (16, 16), "relu")(obs).shape == (3, 9, 5)
+    mean, log_std = SquashedGaussian(Init(SEEDS, "pi"), box(4), 2, (16,), "relu")(obs * 1000)
     assert mean.shape == log_std.shape == (3, 9, 2)
     assert float(log_std.detach().max()) <= 2 and float(log_std.detach().min()) >= -20
-
-
-@pytest.mark.parametrize("shape", [(84, 84, 4), (4, 84, 84), (36, 40, 3)])
-def test_images_of_either_layout(shape: tuple[int, ...]) -> None:
-    images = torch.randint(0, 256, (3, 2, *shape), dtype=torch.uint8)
-    features = NatureCNN(Init(SEEDS, "cnn"), shape)(images)
-    assert features.shape == (3, 2, 512)
-    out, value = ActorCritic(Init(SEEDS, "net"), shape, 2, (64,), "tanh")(images)
-    assert out.shape == (3, 2, 2) and value.shape == (3, 2)
-
-
-def test_small_images_are_refused() -> None:
-    with pytest.raises(UnsupportedSpace, match="36 pixels"):
-        NatureCNN(Init(SEEDS, "cnn"), (28, 28, 1))
 
 
 def test_convolution_is_each_replicas_own() -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from app.schemas.bundle import Distribution
+from worker.rl.nets.convolutions import PatchConv2d
 from worker.rl.nets.layers import Conv2d, LayerNorm, Linear
 from worker.rl.noise import Noise
 from worker.rl.types import Act, Update
@@ -96,7 +97,7 @@ def replica_of(module: M, replica: int) -> M:
     copied = deepcopy(module, dict(live))
     for parent in list(copied.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, Linear | Conv2d | LayerNorm):
+            if isinstance(child, Linear | Conv2d | PatchConv2d | LayerNorm):
                 setattr(parent, name, child.one(replica))
     assert not any(id(parameter) in live for parameter in copied.parameters()), "a parameter is shared with the agent"
     return copied

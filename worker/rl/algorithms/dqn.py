@@ -68,7 +68,7 @@ def build(
     """A new agent; every replica's weights depend on its seed alone."""
     init = Init(seeds, "q")
     actions = env_spec.action_dim
-    network = QNetwork(init, env_spec.observation_shape, actions, config.hidden_sizes, config.activation).to(device)
+    network = QNetwork(init, env_spec.observation_box, actions, config.hidden_sizes, config.activation).to(device)
     return DQN(config, network, ScalarHead(config.loss), actions, len(seeds), total_env_steps)
 
 

@@ -71,7 +71,7 @@ class PPO(Agent):
         self.distribution = self._policy.distribution
         self.network = ActorCritic(
             Init(seeds, "actor_critic"),
-            env_spec.observation_shape,
+            env_spec.observation_box,
             env_spec.action_dim,
             config.hidden_sizes,
             config.activation,

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.schemas import algorithms as configs
+from app.schemas.environments import BoxSpace
 from worker.rl import precision
 from worker.rl.algorithms.agent import Agent, replica_of
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.functional import returns, td
 from worker.rl.nets.layers import ACTIVATIONS, Init, LayerNorm, fan_in_linear
-from worker.rl.nets.torsos import NatureCNN
+from worker.rl.nets.torsos import torso_for
 from worker.rl.noise import Noise
 from worker.rl.optim import Adam, Parameters
 from worker.rl.replay.minibatches import shuffled
@@ -40,7 +41,7 @@ def build(
 ) -> "PQN":
     """A new agent; every replica's weights depend on its seed alone."""
     network = NormalizedQNetwork(
-        Init(seeds, "q"), env_spec.observation_shape, env_spec.action_dim, config.hidden_sizes, config.activation
+        Init(seeds, "q"), env_spec.observation_box, env_spec.action_dim, config.hidden_sizes, config.activation
     ).to(device)
     return PQN(config, network, env_spec.action_dim, len(seeds), total_env_steps, num_envs)
 
@@ -124,12 +125,11 @@ class NormalizedQNetwork(nn.Module):
     """Action values, obs (R, B, …) -> (R, B, actions), with layer norm before every hidden activation."""
 
     def __init__(
-        self, init: Init, observation_shape: Sequence[int], actions: int, hidden: Sequence[int], activation: str
+        self, init: Init, observation: BoxSpace, actions: int, hidden: Sequence[int], activation: str
     ) -> None:
         super().__init__()
-        image = len(observation_shape) == 3
-        self.torso = NatureCNN(init, observation_shape) if image else None
-        sizes = [NatureCNN.features] if image else [observation_shape[0], *hidden]
+        self.torso, features = torso_for(init, observation)
+        sizes = [features, *(() if self.torso else hidden)]
         self.layers = nn.ModuleList(
             fan_in_linear(init, 1, a, b) for a, b in zip(sizes, [*sizes[1:], actions], strict=True)
         )

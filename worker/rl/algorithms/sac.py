@@ -31,9 +31,9 @@ def build(
     num_envs: int,
 ) -> "SAC":
     """A new agent; every replica's weights depend on its seed alone."""
-    shape, dims = env_spec.observation_shape, env_spec.action_dim
-    actor = SquashedGaussian(Init(seeds, "actor"), shape, dims, config.hidden_sizes, config.activation)
-    critic = Critics(Init(seeds, "critic"), shape, dims, config.hidden_sizes, config.activation)
+    box, dims = env_spec.observation_box, env_spec.action_dim
+    actor = SquashedGaussian(Init(seeds, "actor"), box, dims, config.hidden_sizes, config.activation)
+    critic = Critics(Init(seeds, "critic"), box, dims, config.hidden_sizes, config.activation)
     bounds = (env_spec.action_low.to(device), env_spec.action_high.to(device))
     return SAC(config, actor.to(device), critic.to(device), bounds, len(seeds))
 

@@ -74,6 +74,12 @@ class EnvSpec:
         return kind(self.observation_space) == "image"
 
     @property
+    def observation_box(self) -> BoxSpace:
+        """Observations that a network takes: of any environment whose observations aren't discrete."""
+        assert isinstance(self.observation_space, BoxSpace)
+        return self.observation_space
+
+    @property
     def observation_shape(self) -> tuple[int, ...]:
         """Shape of one observation, without replica and copy: () for discrete ones."""
         return self.observation_space.shape if isinstance(self.observation_space, BoxSpace) else ()

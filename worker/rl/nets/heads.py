@@ -1,18 +1,18 @@
 """Whole networks: a torso for the observations and a head for what the algorithm asks.
 
-Images pass through the convolutional torso, whose 512 features feed the heads directly; those of critics go through the
+Images pass through a convolutional torso, whose features feed the heads directly; those of critics go through the
 hidden layers first, together with the action. Vectors pass through the hidden layers. Inputs and outputs have axes
 (R, B, …), ensembles (R, E, B, …).
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from worker.rl.nets.layers import Init, Linear, fan_in_linear, rows_of
-from worker.rl.nets.torsos import MLP, NatureCNN, fan_in_mlp, orthogonal_mlp
+from app.schemas.environments import BoxSpace
+from worker.rl.nets.layers import Init, Linear, rows_of
+from worker.rl.nets.torsos import fan_in_mlp, orthogonal_mlp, torso_for
 
 
 class ActorCritic(nn.Module):
@@ -28,7 +28,7 @@ class ActorCritic(nn.Module):
     def __init__(
         self,
         init: Init,
-        observation_shape: Sequence[int],
+        observation: BoxSpace,
         outputs: int,
         hidden: Sequence[int],
         activation: str,
@@ -36,10 +36,8 @@ class ActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.outputs = outputs
-        image = len(observation_shape) == 3
-        self.torso = NatureCNN(init, observation_shape) if image else None
-        features = NatureCNN.features if image else observation_shape[0]
-        sizes: Sequence[int] = () if image else hidden
+        self.torso, features = torso_for(init, observation)
+        sizes: Sequence[int] = () if self.torso else hidden
         last = sizes[-1] if sizes else features
         self.towers = orthogonal_mlp(init, 2, features, sizes, _policy_and_value(init, last, outputs), activation)
         self.log_std = (
@@ -79,16 +77,10 @@ def _policy_and_value(init: Init, features: int, outputs: int) -> Linear:
 class QNetwork(nn.Module):
     """Action values of a discrete action space: obs (R, B, …) -> (R, B, actions)."""
 
-    def __init__(
-        self, init: Init, observation_shape: Sequence[int], actions: int, hidden: Sequence[int], activation: str
-    ) -> None:
+    def __init__(self, init: Init, observation: BoxSpace, actions: int, hidden: Sequence[int], activation: str) -> None:
         super().__init__()
-        image = len(observation_shape) == 3
-        self.torso = NatureCNN(init, observation_shape) if image else None
-        if image:
-            self.mlp = MLP([fan_in_linear(init, 1, NatureCNN.features, actions)], activation, activate_last=False)
-        else:
-            self.mlp = fan_in_mlp(init, 1, (observation_shape[0], *hidden, actions), activation)
+        self.torso, features = torso_for(init, observation)
+        self.mlp = fan_in_mlp(init, 1, (features, *(() if self.torso else hidden), actions), activation)
 
     def forward(self, obs: Tensor) -> Tensor:
         q: Tensor = self.mlp(obs if self.torso is None else self.torso(obs))
@@ -100,14 +92,10 @@ class SquashedGaussian(nn.Module):
 
     LOG_STD_RANGE = (-20.0, 2.0)
 
-    def __init__(
-        self, init: Init, observation_shape: Sequence[int], dims: int, hidden: Sequence[int], activation: str
-    ) -> None:
+    def __init__(self, init: Init, observation: BoxSpace, dims: int, hidden: Sequence[int], activation: str) -> None:
         super().__init__()
-        image = len(observation_shape) == 3
-        self.torso = NatureCNN(init, observation_shape) if image else None
-        features = NatureCNN.features if image else observation_shape[0]
-        self.mlp = fan_in_mlp(init, 1, (features, *(() if image else hidden), 2 * dims), activation)
+        self.torso, features = torso_for(init, observation)
+        self.mlp = fan_in_mlp(init, 1, (features, *(() if self.torso else hidden), 2 * dims), activation)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         out = self.mlp(obs if self.torso is None else self.torso(obs))
@@ -121,7 +109,7 @@ class Critics(nn.Module):
     def __init__(
         self,
         init: Init,
-        observation_shape: Sequence[int],
+        observation: BoxSpace,
         dims: int,
         hidden: Sequence[int],
         activation: str,
@@ -129,9 +117,7 @@ class Critics(nn.Module):
     ) -> None:
         super().__init__()
         self.members = members
-        image = len(observation_shape) == 3
-        self.torso = NatureCNN(init, observation_shape) if image else None
-        features = NatureCNN.features if image else math.prod(observation_shape)
+        self.torso, features = torso_for(init, observation)
         self.mlp = fan_in_mlp(init, members, (features + dims, *hidden, 1), activation)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Torsos: observations to features, with stacked weights."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -7,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from app.schemas.environments import BoxSpace, channel_axis, kind
 from worker.rl.errors import UnsupportedSpace
+from worker.rl.nets.convolutions import PatchConv2d
 from worker.rl.nets.layers import ACTIVATIONS, Conv2d, Init, Linear, fan_in_linear, orthogonal_linear
 
 
@@ -48,26 +51,33 @@ def fan_in_mlp(init: Init, members: int, sizes: Sequence[int], activation: str) 
     return MLP(layers, activation, activate_last=False)
 
 
-class NatureCNN(nn.Module):
-    """The convolutional torso of Mnih et al. 2015, one member: (R, B, H, W, C) uint8 -> (R, B, 512).
+def torso_for(init: Init, observation: BoxSpace) -> tuple[nn.Module | None, int]:
+    """What turns observations into features, None for vectors, and how many features there are."""
+    if kind(observation) != "image":
+        return None, math.prod(observation.shape)
+    sides = [side for axis, side in enumerate(observation.shape) if axis != channel_axis(observation.shape)]
+    torso = NatureCNN(init, observation) if min(sides) >= NatureCNN.smallest else SmallCNN(init, observation)
+    return torso, torso.features
 
-    ``channels_first`` observations are (R, B, C, H, W). Bytes are scaled to [0, 1] here and stored as bytes elsewhere.
-    """
+
+class NatureCNN(nn.Module):
+    """The convolutional torso of Mnih et al. 2015, one member: images (R, B, *shape) uint8 -> (R, B, 512)."""
 
     features = 512
+    smallest = 36
+    """Pixels on a side that the three convolutions leave one of."""
 
-    def __init__(self, init: Init, shape: Sequence[int]) -> None:
+    def __init__(self, init: Init, observation: BoxSpace) -> None:
         super().__init__()
-        self.channels_first = shape[0] < shape[2]
-        channels, height, width = shape if self.channels_first else (shape[2], shape[0], shape[1])
-        self.first = Conv2d(init, 1, channels, 32, 8, 4)
+        self.pixels = Pixels(observation)
+        self.first = Conv2d(init, 1, self.pixels.channels, 32, 8, 4)
         self.second = Conv2d(init, 1, 32, 64, 4, 2)
         self.third = Conv2d(init, 1, 64, 64, 3, 1)
-        self.dense = orthogonal_linear(init, 1, 64 * _side(height) * _side(width), self.features)
+        height, width = map(_side, self.pixels.size)
+        self.dense = orthogonal_linear(init, 1, 64 * height * width, self.features)
 
     def forward(self, obs: Tensor) -> Tensor:
-        x = obs if self.channels_first else obs.movedim(obs.dim() - 1, obs.dim() - 3)
-        x = x.to(torch.float32) / 255.0
+        x = self.pixels(obs).movedim(obs.dim() - 1, obs.dim() - 3)
         x = F.relu(self.first(x))
         x = F.relu(self.second(x))
         x = F.relu(self.third(x))
@@ -77,6 +87,43 @@ class NatureCNN(nn.Module):
 def _side(pixels: int) -> int:
     for kernel, stride in ((8, 4), (4, 2), (3, 1)):
         pixels = (pixels - kernel) // stride + 1
-    if pixels < 1:
-        raise UnsupportedSpace("images must be at least 36 pixels on a side")
     return pixels
+
+
+class SmallCNN(nn.Module):
+    """The torso of Young & Tian 2019 (https://arxiv.org/abs/1903.03176) for small images: one convolution of 16 3 x 3
+    filters and a dense layer, images (R, B, *shape) uint8 -> (R, B, 128).
+    """
+
+    features = 128
+    filters, kernel = 16, 3
+
+    def __init__(self, init: Init, observation: BoxSpace) -> None:
+        super().__init__()
+        self.pixels = Pixels(observation)
+        height, width = (pixels - self.kernel + 1 for pixels in self.pixels.size)
+        if min(height, width) < 1:
+            raise UnsupportedSpace(f"images must be at least {self.kernel} pixels on a side")
+        self.convolution = PatchConv2d(init, 1, self.pixels.channels, self.filters, self.kernel)
+        self.dense = orthogonal_linear(init, 1, self.filters * height * width, self.features)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        x = F.relu(self.convolution(self.pixels(obs)))
+        return F.relu(self.dense(x.flatten(-3)))
+
+
+class Pixels(nn.Module):
+    """Images as stored, (..., *shape) bytes, to floats in [0, 1] by the space's bound, channels last."""
+
+    def __init__(self, observation: BoxSpace) -> None:
+        super().__init__()
+        self.axis = channel_axis(observation.shape)
+        self.channels = observation.shape[self.axis]
+        self.size = [side for axis, side in enumerate(observation.shape) if axis != self.axis]
+        """Height and width."""
+        self.brightest = max(high for high in observation.high if high is not None)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        last = obs.dim() - 1  # counted from the left, since the ONNX exporter knows no negative axes
+        x = obs.movedim(last - 2 + self.axis, last).to(torch.float32)
+        return x if self.brightest == 1 else x / self.brightest
