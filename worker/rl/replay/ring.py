@@ -27,11 +27,14 @@ class Rows:
     obs: Array
     action: Array
     reward: Array
+    """Sum over the steps taken together, the i-th discounted by ``gamma ** i``."""
     terminated: Array
     ended: Array
-    """Whether the episode ended with the step: terminated, truncated or cut."""
+    """Whether the episode ended with the last of these steps: terminated, truncated or cut."""
     next_obs: Array
-    """The observation after the step: at an episode's end its true final one."""
+    """The observation after the last of these steps: at an episode's end its true final one."""
+    steps: Array | int
+    """How many steps were taken together; the number 1 when no more were asked for."""
 
 
 class Ring:
@@ -103,27 +106,36 @@ class Ring:
             last = (self.head - 1) % self.rows
             self._end(last, replicas[:, None] & (self.final[:, last] < 0), self.obs[:, self.head])
 
-    def gather(self, index: Array) -> Rows:
+    def gather(self, index: Array, n_step: int = 1, gamma: float = 1.0) -> Rows:
         """Transitions of each replica by age: ``index`` (…, R, B) is ``env step * N + environment``, 0 the oldest.
+
+        With ``n_step`` > 1 the steps that follow are taken together with the one named, until there are ``n_step``, the
+        episode ends (also by truncation or cut), or the newest is reached. So each step held begins a transition: the
+        newest few bootstrap earlier, which is as true a return, and none waits for successors or is lost at a cut.
 
         Raises:
             IndexError: where an index is not below ``size * N``.
         """
         if index.size and not 0 <= index.min() <= index.max() < self.size * self.num_envs:
             raise IndexError(f"index outside the {self.size * self.num_envs} transitions held")
-        period = self.rows * self.num_envs
-        base = np.arange(len(self.finals))[:, None] * period
         position = index + (self.head - self.size) * self.num_envs
-        at = position % period + base
-        next_at = (position + self.num_envs) % period + base
-        next_obs = _take(self.obs, next_at)
-        final = _take(self.final, at)
+        at = last_at = self._at(position)
+        last = position
+        steps: Array | int = 1
+        if n_step == 1:
+            reward = _take(self.reward, at)
+        else:
+            reward, steps = self._returns(position, n_step, gamma)
+            last = position + (steps - 1) * self.num_envs
+            last_at = self._at(last)
+        next_obs = _take(self.obs, self._at(last + self.num_envs))
+        final = _take(self.final, last_at)
         ended = final >= 0
-        last = np.nonzero(ended)
-        if last[0].size:
-            next_obs[last] = self.final_obs[last[-2], final[last] % self.final_obs.shape[1]]
-        obs, action, reward, terminated = (_take(getattr(self, name), at) for name in _ROW_ARRAYS[:4])
-        return Rows(obs, action, reward, terminated, ended, next_obs)
+        where = np.nonzero(ended)
+        if where[0].size:
+            next_obs[where] = self.final_obs[where[-2], final[where] % self.final_obs.shape[1]]
+        obs, action, terminated = _take(self.obs, at), _take(self.action, at), _take(self.terminated, last_at)
+        return Rows(obs, action, reward, terminated, ended, next_obs, steps)
 
     def state(self) -> dict[str, Tensor | int]:
         """The rows written so far and the counters. The tensors are the live ones: copy before the next ``add``."""
@@ -148,6 +160,22 @@ class Ring:
             setattr(self, name, new)
         for name in _FINAL_ARRAYS:
             setattr(self, name, getattr(self, name)[keep])
+
+    def _at(self, position: Array) -> Array:
+        """Where ``row * N + environment`` (…, R, B), counted on through the ring's end, lies in a flat array."""
+        period = self.rows * self.num_envs
+        return position % period + np.arange(len(self.finals))[:, None] * period
+
+    def _returns(self, position: Array, n_step: int, gamma: float) -> tuple[Array, Array]:
+        """Discounted reward of up to ``n_step`` steps from each position on, and how many they are."""
+        ahead = np.arange(n_step).reshape(-1, *(1,) * position.ndim)
+        window = position + ahead * self.num_envs
+        at = self._at(window)
+        taken = np.ones(window.shape, np.bool_)
+        taken[1:] = (_take(self.final, at[:-1]) < 0) & (window[1:] < self.head * self.num_envs)
+        np.logical_and.accumulate(taken, out=taken)
+        reward = np.where(taken, _take(self.reward, at), 0) * np.power(gamma, ahead, dtype=np.float64)
+        return reward.sum(0).astype(np.float32), taken.sum(0)
 
     def _used(self) -> int:
         """Rows ever written, that of the newest observation among them."""
