@@ -3,9 +3,10 @@
 import math
 
 import pytest
+from sqlalchemy import select
 
 from app.db.engine import Database
-from app.db.models import ResumeState
+from app.db.models import Attempt, ResumeState
 from app.db.repositories import checkpoints, resume_states, runs, training
 from app.db.repositories.runs import Reason
 from app.db.repositories.training import StateFolder
@@ -82,15 +83,38 @@ class TestBegin:
         trained = [(event.type, event.env_steps) for event in made.events() if event.type != "status"]
         assert trained == [("evaluation", 10), ("checkpoint", 10), ("checkpoint", 10)]
 
-    def test_gives_a_state_up_that_could_not_be_used(self, database: Database) -> None:
+    def test_an_earlier_state_takes_the_place_of_a_damaged_one(self, database: Database) -> None:
         made = scene.make(database)
         attempt = made.begin()
-        made.publish(attempt, 10)
+        made.flush(attempt, {"k": scene.points(1, 30)})
+        made.publish(attempt, 30)
         made.release(attempt, "crashed")
-        made.begin(0)
-        assert made.job().resume_state_id is None
+        attempt = made.claim().attempt
+        earlier = StateFolder(f"jobs/{made.job_id}/a1/20", 20, made.run_ids)
+        dropped = []
+        for _ in range(2):  # a flush may be repeated
+            with database.writing() as session:
+                obsolete = training.begin(
+                    session,
+                    job_id=made.job_id,
+                    attempt=attempt,
+                    env_steps=20,
+                    device="cpu",
+                    facts={},
+                    earlier=earlier,
+                    damage="a bit flipped",
+                )
+            dropped.append(obsolete)
+        assert dropped == [(f"jobs/{made.job_id}/a1/30",), ()]
         with database.reading() as session:
-            assert session.query(ResumeState).count() == 0
+            [state] = session.scalars(select(ResumeState))
+            [*_, row] = session.scalars(select(Attempt).order_by(Attempt.attempt))
+        assert made.job().resume_state_id == state.id
+        assert (state.path, state.env_steps, row.resumed_from_env_steps) == (earlier.path, 20, 20)
+        assert made.series("k")[0] == list(range(1, 21))
+        last = made.events()[-1]
+        assert (last.type, last.data["status"]) == ("status", "running")
+        assert last.data["reason"]["message"] == "a bit flipped; goes on from env step 20"
 
     def test_may_be_repeated(self, database: Database) -> None:
         made = scene.make(database)

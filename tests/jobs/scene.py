@@ -17,7 +17,7 @@ from sqlalchemy import select
 from app.db import states
 from app.db.engine import Database
 from app.db.models import Attempt, Checkpoint, Event, Job, Run
-from app.db.repositories import metrics, workers
+from app.db.repositories import metrics, resume_states, workers
 from app.queue import Doorbell
 from app.schemas.experiment import ExperimentSpec, resolve
 from app.services import experiments, runs
@@ -111,11 +111,15 @@ class Stage:
             query = select(Attempt).join(Run, Run.job_id == Attempt.job_id).where(Run.id == run_id)
             return list(session.scalars(query.order_by(Attempt.attempt)))
 
-    def statuses(self, run_id: str) -> list[str]:
-        """Every status the run has had."""
+    def status_events(self, run_id: str) -> list[dict[str, Any]]:
+        """The data of the run's status events, in order."""
         with self.database.reading() as session:
             query = select(Event).where(Event.run_id == run_id, Event.type == "status").order_by(Event.seq)
-            return [event.data["status"] for event in session.scalars(query)]
+            return [event.data for event in session.scalars(query)]
+
+    def statuses(self, run_id: str) -> list[str]:
+        """Every status the run has had."""
+        return [event["status"] for event in self.status_events(run_id)]
 
     def checkpoints(self, run_id: str) -> list[Checkpoint]:
         with self.database.reading() as session:
@@ -153,6 +157,13 @@ class Stage:
     def await_resume_state(self, run_id: str) -> None:
         """Wait until there is a state to go on from."""
         eventually(lambda: self.job(run_id).resume_state_id, "a resume state")
+
+    def resumes_from(self, run_id: str) -> Path | None:
+        """The folder of the state that the run's job would go on from."""
+        with self.database.reading() as session:
+            job = session.get_one(Job, session.get_one(Run, run_id).job_id)
+            state = resume_states.get(session, job.resume_state_id)
+            return self.artifacts / state.path if state else None
 
     def workers_alive(self) -> int:
         """Workers heard of within a lease."""

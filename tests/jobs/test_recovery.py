@@ -1,9 +1,12 @@
 """What may happen to processes, and what must come of it: nothing lost, nothing twice, the same weights."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -132,15 +135,52 @@ def test_a_wiped_broker(stage: Stage) -> None:
     stage.await_status(run_id, "succeeded")
 
 
-def test_a_corrupt_state_means_an_earlier_one(stage: Stage) -> None:
+def killed_after_two_states(stage: Stage) -> tuple[str, list[Path]]:
+    """A run whose worker is dead, and the folders of its resume states, the newest last."""
     worker = stage.start_worker()
     [run_id] = stage.post(**SLOW)
-    eventually(lambda: len(list(stage.artifacts.glob("jobs/*/*/[0-9]*"))) == 2, "a second state")
+
+    def states() -> list[Path]:
+        return sorted(stage.artifacts.glob("jobs/*/*/[0-9]*"), key=lambda folder: int(folder.name))
+
+    eventually(lambda: len(states()) == 2 and stage.resumes_from(run_id) == states()[-1], "a second state")
     worker.kill()
     worker.wait()
-    newest = max(stage.artifacts.glob("jobs/*/*/[0-9]*"), key=lambda folder: int(folder.name))
-    (newest / "state.safetensors").write_bytes(b"damaged")
+    eventually(lambda: not trainers(worker), "its trainer ends, too")
+    return run_id, states()
+
+
+def damage(folder: Path) -> None:
+    (folder / "state.safetensors").write_bytes(b"damaged")
+
+
+def of_tomorrow(folder: Path) -> None:
+    manifest = json.loads((folder / "state.json").read_bytes())
+    (folder / "state.json").write_text(json.dumps(manifest | {"format": 99}))
+
+
+@pytest.mark.parametrize("lose", [damage, shutil.rmtree])
+def test_a_state_that_is_lost_means_an_earlier_one_and_says_so(stage: Stage, lose: Callable[[Path], None]) -> None:
+    run_id, [earlier, newest] = killed_after_two_states(stage)
+    lose(newest)
     stage.start_worker()
     stage.await_status(run_id, "succeeded")
     steps = [step for step, _ in stage.series(run_id)["losses/value"]]
     assert steps == list(range(256, 12_000 + 256, 256))
+    assert stage.attempts(run_id)[-1].resumed_from_env_steps == int(earlier.name)
+    [reason] = [event["reason"] for event in stage.status_events(run_id) if event["status"] == "running"][1:]
+    assert reason["code"] == "earlier_state"
+    assert f"env step {newest.name} cannot be used" in reason["message"]
+    assert f"goes on from env step {earlier.name}" in reason["message"]
+
+
+def test_without_any_state_nothing_begins_anew(stage: Stage) -> None:
+    run_id, [earlier, newest] = killed_after_two_states(stage)
+    before = stage.series(run_id), [checkpoint.id for checkpoint in stage.checkpoints(run_id)]
+    damage(earlier)
+    of_tomorrow(newest)
+    stage.start_worker()
+    run = stage.await_status(run_id, "failed")
+    assert run.reason_code == "corrupt_state"
+    assert "format 99" in run.reason_message and "no earlier one" in run.reason_message
+    assert (stage.series(run_id), [checkpoint.id for checkpoint in stage.checkpoints(run_id)]) == before

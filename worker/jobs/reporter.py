@@ -17,6 +17,7 @@ from app.schemas.experiment import ExperimentSpec
 from worker.jobs import facts
 from worker.jobs.control import Control
 from worker.jobs.protocol import JobMessage
+from worker.jobs.states import Loaded
 from worker.jobs.writer import Row, Writer
 from worker.jobs.writes import Begin, Checkpoint, Evaluation, Fence, Finish, Folders, Pause, Publish
 from worker.rl.reporter import CheckpointKind, Order, Outcome, PolicyFiles, Reason, Result, State
@@ -29,11 +30,11 @@ class DatabaseReporter:
     """Reporter of one job. A context: at its end all is written, or the reason why not is raised.
 
     Args:
-        resumed_from: folder of the state training goes on from, if any.
+        loaded: the state training goes on from, if any.
     """
 
     def __init__(
-        self, job: JobMessage, spec: ExperimentSpec, database: Database, control: Control, resumed_from: Path | None
+        self, job: JobMessage, spec: ExperimentSpec, database: Database, control: Control, loaded: Loaded | None
     ) -> None:
         self._job = job
         self._keep = spec.training.keep_checkpoints
@@ -41,7 +42,8 @@ class DatabaseReporter:
         self._run_ids = tuple(run_id for run_id, _ in job.runs)
         self._seeds = dict(job.runs)
         self._fence: Fence = {"job_id": job.job_id, "attempt": job.attempt}
-        self._folders = Folders(Path(job.artifacts_dir), self._fence, resumed_from)
+        self._loaded = loaded
+        self._folders = Folders(Path(job.artifacts_dir), self._fence, loaded.folder if loaded else None)
         self._writer = Writer(database, **self._fence, retire=self._folders.retire)
         self._saved = threading.Event()
         self._saved.set()
@@ -68,7 +70,10 @@ class DatabaseReporter:
     def started(self, env_step: int) -> None:
         self._env_step, self._progress = env_step, (time.monotonic(), env_step)
         gathered = facts.gather(pack=len(self._run_ids), device=self._job.device)
-        self._writer.add(Begin(self._fence, env_step, self._job.device, gathered))
+        begin = Begin(self._fence, env_step, self._job.device, gathered)
+        if self._loaded and self._loaded.damage:
+            begin.earlier, begin.damage = self._loaded.stored, self._loaded.damage
+        self._writer.add(begin)
 
     def metrics(self, env_step: int, values: Mapping[str, np.ndarray]) -> None:
         copies = {key: np.array(row, np.float64) for key, row in values.items()}

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.db.repositories.training import StateFolder
 from worker.jobs.protocol import JobMessage, Resume
 from worker.jobs.writes import RUN_IDS
 from worker.rl.checkpoint import load_state
@@ -21,24 +22,35 @@ class Loaded:
     state: State
     folder: Path
     replicas: tuple[int, ...]
+    stored: StateFolder
+    damage: str | None = None
+    """Why a later state, the one the job points at, could not be used."""
 
 
 def load(job: JobMessage) -> Loaded | None:
-    """The state to go on from; an earlier one if the last is corrupt; None to begin anew.
+    """The state to go on from; an earlier one if the last is corrupt; None for a job that has none yet.
 
     The state before the last one stays on disk until the next is written, for this case alone.
+
+    Raises:
+        CorruptState: there is none to go on from. Beginning anew would cut all that the runs have by now.
     """
     if job.resume is None:
         return None
     wanted = [run_id for run_id, _ in job.runs]
-    for folder in _candidates(Path(job.artifacts_dir), job.job_id, job.resume):
+    root = Path(job.artifacts_dir)
+    damage: str | None = None
+    for folder in _candidates(root, job.job_id, job.resume):
         try:
             state = load_state(folder)
-            return Loaded(state, folder, _replicas(state, wanted))
+            replicas = _replicas(state, wanted)
         except CorruptState as error:
             log.error("resume state %s cannot be used: %s", folder, error.message)
-    log.error("no earlier state is left: training begins anew")
-    return None
+            damage = damage or f"the resume state of env step {job.resume.env_steps} cannot be used: {error.message}"
+            continue
+        stored = StateFolder(str(folder.relative_to(root)), state.env_step, tuple(state.meta[RUN_IDS]))
+        return Loaded(state, folder, replicas, stored, damage)
+    raise CorruptState(f"{damage}; there is no earlier one to go on from")
 
 
 def _candidates(root: Path, job_id: str, resume: Resume) -> Iterator[Path]:

@@ -25,7 +25,7 @@ def train(job: JobMessage, control: Control, database: Database) -> bool:
         _use(job.device)
     spec = ExperimentSpec.model_validate(job.spec)
     loaded = states.load(job)
-    with DatabaseReporter(job, spec, database, control, loaded.folder if loaded else None) as reporter:
+    with DatabaseReporter(job, spec, database, control, loaded) as reporter:
         drivers.train(
             spec,
             [seed for _, seed in job.runs],

@@ -70,10 +70,21 @@ class Begin(Write):
     env_step: int
     device: str
     facts: Mapping[str, Any]
+    earlier: StateFolder | None = None
+    """The state that was loaded, where the job points at a later one."""
+    damage: str = ""
+    """Why that one could not be used."""
 
     def apply(self, session: Session) -> tuple[str, ...]:
-        training.begin(session, **self.fence, env_steps=self.env_step, device=self.device, facts=self.facts)
-        return ()
+        return training.begin(
+            session,
+            **self.fence,
+            env_steps=self.env_step,
+            device=self.device,
+            facts=self.facts,
+            earlier=self.earlier,
+            damage=self.damage,
+        )
 
 
 @dataclass

@@ -54,28 +54,54 @@ def fence(session: Session, job_id: str, attempt: int) -> Job:
 
 
 def begin(
-    session: Session, *, job_id: str, attempt: int, env_steps: int, device: str, facts: Mapping[str, Any]
-) -> None:
+    session: Session,
+    *,
+    job_id: str,
+    attempt: int,
+    env_steps: int,
+    device: str,
+    facts: Mapping[str, Any],
+    earlier: StateFolder | None = None,
+    damage: str = "",
+) -> tuple[str, ...]:
     """The trainer has loaded its state at ``env_steps`` and trains from here: starting -> running.
 
     Whatever its runs have beyond that step (points, evaluations, checkpoints) is cut, and what is derived from it is
-    computed anew. An earlier step than the resume state's says that the state could not be used: it is given up.
+    computed anew.
+
+    Args:
+        earlier: the state it loaded because the job's could not be used; the job goes on from this one from now on.
+        damage: why, in words: the reason of the runs' new status.
+
+    Returns:
+        The folders no row names any more.
     """
     job = fence(session, job_id, attempt)
+    reason = Reason("earlier_state", f"{damage}; goes on from env step {env_steps}") if earlier else None
     for run in runs.active(session, job_id):
         _cut(session, run.id, env_steps)
         _set(session, run.id, env_steps=env_steps, env_steps_per_second=None, device=device)
-        runs.transition(session, run.id, "running", allowed_from={"starting"})
-    state = resume_states.get(session, job.resume_state_id)
-    if state is not None and state.env_steps != env_steps:
-        _set_job(session, job_id, resume_state_id=None)
-        resume_states.drop_unused(session, job.experiment_id)
+        runs.transition(session, run.id, "running", reason=reason, allowed_from={"starting"})
+    obsolete: tuple[str, ...] = ()
+    if earlier is not None:
+        state_id = resume_states.put(
+            session,
+            job_id=job_id,
+            attempt=attempt,
+            env_steps=earlier.env_steps,
+            path=earlier.path,
+            run_ids=earlier.run_ids,
+        )
+        _set_job(session, job_id, resume_state_id=state_id)
+        obsolete = resume_states.drop_unused(session, job.experiment_id)
+    resumed = earlier is not None or job.resume_state_id is not None
     session.execute(
         update(Attempt)
         .where(Attempt.job_id == job_id, Attempt.attempt == attempt)
-        .values(device=device, resumed_from_env_steps=env_steps if state else None, facts=dict(facts)),
+        .values(device=device, resumed_from_env_steps=env_steps if resumed else None, facts=dict(facts)),
         execution_options={"synchronize_session": False},
     )
+    return obsolete
 
 
 def append_metrics(
