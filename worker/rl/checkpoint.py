@@ -22,7 +22,8 @@ from torch import Tensor
 from worker.rl.errors import CorruptState
 from worker.rl.reporter import State
 
-FORMAT = 1
+FORMAT = 2
+"""Raised with whatever makes older states unreadable. 2: ``evaluated`` in the meta."""
 MANIFEST = "state.json"
 SMALL = "state.safetensors"
 SEGMENT_BYTES = 16 * 2**20
