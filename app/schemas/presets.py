@@ -130,7 +130,8 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 def apply(algorithm: AnyAlgorithm, environment: "EnvironmentSpec") -> tuple[AnyAlgorithm, "EnvironmentSpec"]:
     """Fill the fields the user left open with the preset's numbers, when the preset is asked for and there is one."""
     preset = PRESETS.get((algorithm.name, environment.id), {}) if algorithm.preset == "auto" else {}
-    tuned = {k: v for k, v in preset.items() if k not in ("num_envs", "origin") and k not in algorithm.model_fields_set}
+    mine = algorithm.model_fields_set | {"num_envs", "origin"}
+    tuned = {field: value for field, value in preset.items() if field not in mine and algorithm.takes(field)}
     if environment.num_envs is None and "num_envs" in preset:
         environment = environment.model_copy(update={"num_envs": preset["num_envs"]})
     return type(algorithm).model_validate(algorithm.model_dump() | tuned), environment

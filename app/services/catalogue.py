@@ -52,17 +52,26 @@ def _hint(word: str, known: list[str]) -> str:
 
 
 def _algorithm(name: str, config: type[AlgorithmConfig]) -> responses.Algorithm:
+    variant = config.variants.get(name)
     return responses.Algorithm(
         name=name,
-        summary=config.summary,
-        paper=config.paper,
+        summary=variant.summary if variant else config.summary,
+        paper=variant.paper if variant else config.paper,
         observation_spaces=list(config.observation_spaces),
         action_spaces=list(config.action_spaces),
         packs=config.packs,
         default_num_envs=config.default_num_envs,
-        parameters=config.model_json_schema(),
+        parameters=_parameters(name, config),
         presets=_presets(algorithm=name),
     )
+
+
+def _parameters(name: str, config: type[AlgorithmConfig]) -> dict[str, Any]:
+    """The JSON schema of a config under one of its names, which decides defaults."""
+    schema = config.model_json_schema()
+    for field, default in config.model_validate({"name": name}).model_dump(mode="json").items():
+        schema["properties"][field]["default"] = default
+    return schema
 
 
 def _environment(entry: EnvironmentEntry) -> responses.Environment:

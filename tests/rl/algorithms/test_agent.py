@@ -4,8 +4,8 @@ from torch import nn
 
 from tests.rl.toys import box
 from worker.rl.algorithms.agent import replica_of
-from worker.rl.nets.heads import QNetwork
 from worker.rl.nets.layers import Init
+from worker.rl.nets.q_network import QNetwork
 
 
 class Scaled(nn.Module):

@@ -47,7 +47,7 @@ def plain(network: nn.Module, replica: int) -> nn.Sequential:
     """The replica's network made of ``torch.nn.Linear``."""
     parts: list[nn.Module] = []
     layers: Any = network
-    for layer in layers.mlp.layers:
+    for layer in layers.advantage.layers:
         linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])
         with torch.no_grad():
             linear.weight.copy_(layer.weight[replica].T)

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from tests.rl.toys import box
-from worker.rl.nets.heads import ActorCritic, Critics, QNetwork, SquashedGaussian
+from worker.rl.nets.heads import ActorCritic, Critics, SquashedGaussian
 from worker.rl.nets.layers import Conv2d, Init, fan_in_linear, orthogonal_linear, rows_of, tanh
+from worker.rl.nets.q_network import QNetwork
 
 SEEDS = [5, 6, 7]
 

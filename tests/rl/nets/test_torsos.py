@@ -8,8 +8,9 @@ from tests.rl.toys import box
 from worker.rl.algorithms.agent import replica_of
 from worker.rl.errors import UnsupportedSpace
 from worker.rl.nets.convolutions import PatchConv2d
-from worker.rl.nets.heads import ActorCritic, Critics, QNetwork, SquashedGaussian
+from worker.rl.nets.heads import ActorCritic, Critics, SquashedGaussian
 from worker.rl.nets.layers import Init
+from worker.rl.nets.q_network import QNetwork
 from worker.rl.nets.torsos import NatureCNN, SmallCNN, torso_for
 
 SEEDS = [5, 6, 7]

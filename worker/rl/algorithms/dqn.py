@@ -1,12 +1,20 @@
-"""Deep Q-network (Mnih et al. 2015, https://doi.org/10.1038/nature14236).
+"""Deep Q-network (Mnih et al. 2015, https://doi.org/10.1038/nature14236) and the parts added to it.
 
-Deviations from the paper: Adam instead of centred RMSProp, the squared error by default (Obando-Ceron & Castro 2021,
-arXiv 2011.14826, find both better), the target network counted in updates.
+Double Q-learning (van Hasselt et al. 2016, arXiv 1509.06461) is a line of the update. What is learned of the return is
+a :class:`Head`: its mean, C51 (Bellemare et al. 2017, 1707.06887), QR-DQN (Dabney et al. 2018, 1710.10044) and IQN
+(Dabney et al. 2018, 1806.06923). Dueling streams and noisy layers belong to the network, n-step returns and priorities
+to the replay. All of them but quantiles make Rainbow (Hessel et al. 2018, 1710.02298).
+
+Deviations from the papers: Adam instead of centred RMSProp, the squared error by default (Obando-Ceron & Castro 2021,
+2011.14826, find both better), the target network counted in updates; no rescaling of gradients under dueling streams;
+IQN acts by the mean of its quantiles at fixed fractions, and chooses the next action by those that the target is made
+of.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,31 +22,44 @@ from torch import Tensor, nn
 from app.schemas import algorithms as configs
 from worker.rl.algorithms.agent import Agent, replica_of
 from worker.rl.envs.spaces import EnvSpec
-from worker.rl.functional import td
-from worker.rl.nets.heads import QNetwork
+from worker.rl.functional import categorical_values, quantile_values, td
 from worker.rl.nets.layers import Init
+from worker.rl.nets.q_network import QNetwork
 from worker.rl.noise import Noise
 from worker.rl.optim import Adam, Parameters, polyak
 from worker.rl.types import Act, Transition, Update
 
 
-class Head(Protocol):
-    """What a network's outputs (R, B, …) mean: values, or distributions of returns."""
+class Head(nn.Module):
+    """What a network's outputs, (R, B, A) or (R, B, A, N), mean: values, or distributions of returns."""
 
+    @abstractmethod
     def q(self, outputs: Tensor) -> Tensor:
         """Expected return of each action, (R, B, A)."""
 
+    @abstractmethod
     def target(self, outputs: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
         """Target of the taken action's outputs, from those at the next state and the action (R, B) chosen there."""
 
-    def loss(self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss of each replica (R,) and size of each sample's error (R, B), which a prioritized replay ranks by."""
+    @abstractmethod
+    def loss(
+        self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None, fractions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of each replica (R,) and size of each sample's error (R, B), which a prioritized replay ranks by.
+
+        ``fractions`` (R, B, N) are those that an implicit network was asked for.
+        """
+
+    def metrics(self, target: Tensor) -> dict[str, Tensor]:
+        """What is worth knowing of the targets, (R,) each."""
+        return {}
 
 
-class ScalarHead:
+class ScalarHead(Head):
     """One number per action: its expected return."""
 
     def __init__(self, loss: Literal["mse", "huber"]) -> None:
+        super().__init__()
         self._loss = td.weighted_mse if loss == "mse" else td.weighted_huber
 
     def q(self, outputs: Tensor) -> Tensor:
@@ -47,14 +68,70 @@ class ScalarHead:
     def target(self, outputs: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
         return td.target(reward, discount, _of(action, outputs))
 
-    def loss(self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None, fractions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         td_error = target - _of(action, outputs)
         return self._loss(td_error, weight), td_error.detach().abs()
 
 
+class CategoricalHead(Head):
+    """Logits of returns at fixed atoms from ``v_min`` to ``v_max``: C51."""
+
+    support: Tensor
+
+    def __init__(self, v_min: float, v_max: float, num_atoms: int) -> None:
+        super().__init__()
+        self.register_buffer("support", torch.linspace(v_min, v_max, num_atoms))
+
+    def q(self, outputs: Tensor) -> Tensor:
+        return categorical_values.mean(outputs, self.support)
+
+    def target(self, outputs: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+        return categorical_values.target(reward, discount, _of(action, outputs).softmax(-1), self.support)
+
+    def loss(
+        self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None, fractions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        cross_entropy = categorical_values.cross_entropy(_of(action, outputs), target)
+        divergence = cross_entropy.detach() - categorical_values.entropy(target)  # Kullback-Leibler's
+        return td.weighted_mean(cross_entropy, weight), divergence.clamp_(min=0)
+
+    def metrics(self, target: Tensor) -> dict[str, Tensor]:
+        edges = target[..., :: target.shape[-1] - 1].mean(1)
+        return {"dqn/mass_at_v_min": edges[:, 0], "dqn/mass_at_v_max": edges[:, 1]}
+
+
+class QuantileHead(Head):
+    """Quantiles of returns: at the midpoints of ``count`` equal parts (QR-DQN) or at fractions asked for (IQN)."""
+
+    midpoints: Tensor
+
+    def __init__(self, count: int, kappa: float) -> None:
+        super().__init__()
+        self.kappa = kappa
+        self.register_buffer("midpoints", quantile_values.midpoints(count))
+
+    def q(self, outputs: Tensor) -> Tensor:
+        return outputs.mean(-1)
+
+    def target(self, outputs: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+        return td.target(reward.unsqueeze(-1), discount.unsqueeze(-1), _of(action, outputs))
+
+    def loss(
+        self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None, fractions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        tau = self.midpoints if fractions is None else fractions
+        loss = quantile_values.quantile_huber(_of(action, outputs), target, tau, self.kappa)
+        return td.weighted_mean(loss, weight), loss.detach()
+
+
 def _of(action: Tensor, outputs: Tensor) -> Tensor:
-    """Outputs of one action each: (R, B) and (R, B, A) -> (R, B)."""
-    return outputs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    """Outputs of one action each: (R, B) and (R, B, A, …) -> (R, B, …)."""
+    index = action.unsqueeze(-1)
+    if outputs.dim() == 4:
+        index = index.unsqueeze(-1).expand(-1, -1, -1, outputs.shape[-1])
+    return outputs.gather(2, index).squeeze(2)
 
 
 def build(
@@ -66,10 +143,29 @@ def build(
     num_envs: int,
 ) -> "DQN":
     """A new agent; every replica's weights depend on its seed alone."""
-    init = Init(seeds, "q")
-    actions = env_spec.action_dim
-    network = QNetwork(init, env_spec.observation_box, actions, config.hidden_sizes, config.activation).to(device)
-    return DQN(config, network, ScalarHead(config.loss), actions, len(seeds), total_env_steps)
+    network = QNetwork(
+        Init(seeds, "q"),
+        env_spec.observation_box,
+        env_spec.action_dim,
+        config.hidden_sizes,
+        config.activation,
+        atoms=config.num_quantiles if config.distribution == "quantile" else config.num_atoms,
+        dueling=config.dueling,
+        noisy_std=config.noisy_std,
+        implicit=config.num_policy_quantiles,
+    )
+    return DQN(config, network.to(device), _head(config).to(device), env_spec.action_dim, len(seeds), total_env_steps)
+
+
+def _head(config: configs.DQN) -> Head:
+    if config.num_atoms is not None:
+        assert config.v_min is not None and config.v_max is not None
+        return CategoricalHead(config.v_min, config.v_max, config.num_atoms)
+    if config.num_quantiles is not None:
+        assert config.huber_kappa is not None
+        return QuantileHead(config.num_quantiles, config.huber_kappa)
+    assert config.loss is not None
+    return ScalarHead(config.loss)
 
 
 class DQN(Agent):
@@ -78,26 +174,30 @@ class DQN(Agent):
     distribution = "epsilon_greedy"
 
     def __init__(
-        self, config: configs.DQN, network: nn.Module, head: Head, actions: int, replicas: int, total_env_steps: int
+        self, config: configs.DQN, network: QNetwork, head: Head, actions: int, replicas: int, total_env_steps: int
     ) -> None:
         self.config, self.head, self.actions = config, head, actions
         self.epsilon = config.evaluation_epsilon
-        self._annealed_by = config.epsilon_fraction * total_env_steps
+        self._asked = (config.num_quantiles or 0) if config.distribution == "implicit" else 0
+        self._annealed_by = (config.epsilon_fraction or 1.0) * total_env_steps
         self.network, self.target_network = network, deepcopy(network)
         self.parameters = Parameters(replicas, self.network)
         self.target_parameters = Parameters(replicas, self.target_network)
-        self.optimiser = Adam(self.parameters, config.learning_rate, max_grad_norm=config.max_grad_norm)
+        self.optimiser = Adam(
+            self.parameters, config.learning_rate, eps=config.adam_epsilon, max_grad_norm=config.max_grad_norm
+        )
         self.updates = 0
 
     @property
     def exploration(self) -> float:
-        """Epsilon now: it falls linearly with env steps, then stays."""
-        start, end = self.config.epsilon_start, self.config.epsilon_end
+        """Epsilon now: it falls linearly with env steps, then stays. Noisy layers explore without."""
+        start, end = self.config.epsilon_start or 0.0, self.config.epsilon_end or 0.0
         return start + min(1.0, self.env_step / self._annealed_by) * (end - start)
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Noise, *, explore: bool) -> Act:
-        action = self.head.q(self.network(obs)).argmax(-1)
+        outputs = self.network(obs, self._weight_noise(noise, "act") if explore else None)
+        action = self.head.q(outputs).argmax(-1)
         epsilon = self.exploration if explore else self.epsilon
         if epsilon:
             deviate, choice = noise.uniform("epsilon", *action.shape[1:], 2).unbind(-1)
@@ -105,24 +205,39 @@ class DQN(Agent):
         return Act(action, {})
 
     def update(self, batch: Transition, noise: Noise) -> Update:
+        size = batch.reward.shape[1]
         with torch.no_grad():
-            next_outputs = self.target_network(batch.next_obs)
-            next_action = self.head.q(next_outputs).argmax(-1)
+            asked = self._fractions(noise, "target", size)
+            next_outputs = self.target_network(batch.next_obs, self._weight_noise(noise, "target"), asked)
+            chooser = next_outputs
+            if self.config.double:
+                chooser = self.network(batch.next_obs, self._weight_noise(noise, "selection"))
+            next_action = self.head.q(chooser).argmax(-1)
             target = self.head.target(next_outputs, next_action, batch.reward, batch.discount)
-        outputs = self.network(batch.obs)
-        loss, priority = self.head.loss(outputs, batch.action, target, batch.weight)
+        asked = self._fractions(noise, "online", size)
+        outputs = self.network(batch.obs, self._weight_noise(noise, "online"), asked)
+        loss, priority = self.head.loss(outputs, batch.action, target, batch.weight, asked)
         self.optimiser.step(loss)
         self.updates += 1
         if self.updates % self.config.target_update_every == 0:
             polyak(self.target_parameters, self.parameters, self.config.tau)
         metrics = {"losses/q": loss.detach(), "dqn/q_mean": self.head.q(outputs.detach()).mean((1, 2))}
-        return Update(metrics, priority)
+        return Update(metrics | self.head.metrics(target), priority)
 
     def policy(self, replica: int) -> nn.Module:
-        return GreedyPolicy(replica_of(self.network, replica), self.head)
+        return GreedyPolicy(replica_of(self.network, replica), deepcopy(self.head))
 
     def finite(self) -> Tensor:
         return self.parameters.finite()
+
+    def _weight_noise(self, noise: Noise, purpose: str) -> Tensor | None:
+        """For one pass through noisy layers; None for plain ones."""
+        size = self.network.noise_size
+        return noise.normal(f"noisy/{purpose}", size) if size else None
+
+    def _fractions(self, noise: Noise, purpose: str, size: int) -> Tensor | None:
+        """What an implicit network is asked for; None for others."""
+        return noise.uniform(f"fractions/{purpose}", size, self._asked) if self._asked else None
 
 
 class GreedyPolicy(nn.Module):

@@ -41,7 +41,7 @@ def weighted_mse(td_error: Tensor, weight: Tensor | None = None) -> Tensor:
     Returns:
         Loss of each replica, ``(R,)``.
     """
-    return _reduce(td_error.square(), weight) * 0.5
+    return weighted_mean(td_error.square(), weight) * 0.5
 
 
 def weighted_huber(td_error: Tensor, weight: Tensor | None = None, delta: float = 1.0) -> Tensor:
@@ -49,10 +49,11 @@ def weighted_huber(td_error: Tensor, weight: Tensor | None = None, delta: float 
 
     Arguments and result as of :func:`weighted_mse`.
     """
-    return _reduce(torch.nn.functional.huber_loss(td_error, torch.zeros_like(td_error), "none", delta), weight)
+    return weighted_mean(torch.nn.functional.huber_loss(td_error, torch.zeros_like(td_error), "none", delta), weight)
 
 
-def _reduce(loss: Tensor, weight: Tensor | None) -> Tensor:
+def weighted_mean(loss: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean of any loss of each sample; arguments and result as of :func:`weighted_mse`."""
     if weight is not None:
         loss = loss * (weight if loss.ndim == weight.ndim else weight.unsqueeze(1))
     mean = loss.mean(-1)

@@ -74,19 +74,6 @@ def _policy_and_value(init: Init, features: int, outputs: int) -> Linear:
     return Linear(weight.flatten(0, 1))
 
 
-class QNetwork(nn.Module):
-    """Action values of a discrete action space: obs (R, B, …) -> (R, B, actions)."""
-
-    def __init__(self, init: Init, observation: BoxSpace, actions: int, hidden: Sequence[int], activation: str) -> None:
-        super().__init__()
-        self.torso, features = torso_for(init, observation)
-        self.mlp = fan_in_mlp(init, 1, (features, *(() if self.torso else hidden), actions), activation)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        q: Tensor = self.mlp(obs if self.torso is None else self.torso(obs))
-        return q
-
-
 class SquashedGaussian(nn.Module):
     """Mean and log standard deviation of a Gaussian that tanh squashes: obs -> two of (R, B, dims)."""
 
