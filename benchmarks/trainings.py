@@ -88,7 +88,12 @@ def trainyard(order: Order, watch: Stopwatch) -> None:
     torch.set_num_threads(order.threads)
     memory.keep_freed()  # as a trainer does
     seeds = list(range(order.seeds))
-    spec = {
+    train(resolve(ExperimentSpec.model_validate(experiment(order))), seeds, Reporter(seeds))
+
+
+def experiment(order: Order) -> dict[str, Any]:
+    """An order as the service takes it, evaluated and saved only at its end."""
+    return {
         "environment": {"id": order.environment, "num_envs": order.num_envs},
         "algorithm": {"name": order.algorithm, **order.settings},
         "training": {
@@ -97,9 +102,8 @@ def trainyard(order: Order, watch: Stopwatch) -> None:
             "evaluate_every": order.env_steps,
             "checkpoint_every": order.env_steps,
         },
-        "seeds": seeds,
+        "seeds": list(range(order.seeds)),
     }
-    train(resolve(ExperimentSpec.model_validate(spec)), seeds, Reporter(seeds))
 
 
 def stable_baselines3(order: Order, watch: Stopwatch) -> None:
