@@ -15,6 +15,7 @@ AppError
 │   └── KeyReused
 ├── TooManyRequests        429
 ├── Internal               500
+│   └── Damaged
 └── Unavailable            503
 
 Services raise these; nothing here knows of a web framework. ``problem_bytes`` is the body of the answer.
@@ -145,6 +146,12 @@ class TooManyRequests(AppError):
 
 class Internal(AppError):
     """A defect of the service; the log has the rest."""
+
+
+class Damaged(Internal):
+    """A stored file is not what was written: no later request will find it whole."""
+
+    code, title = "damaged", "A stored file is damaged"
 
 
 class Unavailable(AppError):

@@ -5,6 +5,7 @@ TrainyardError          what this module raises
 └── Problem             the service refused, and says why (RFC 9457)
 """
 
+import hashlib
 import re
 import secrets
 import time
@@ -184,8 +185,9 @@ class Client:
         return self._call("GET", f"/v1/runs/{run_id}/checkpoints")
 
     def download(self, checkpoint_id: str, name: str, target: Path) -> None:
-        """One file of a checkpoint, written to ``target``: the whole of it, or nothing."""
+        """One file of a checkpoint, written to ``target``: the whole of it as it was stored, or nothing."""
         partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+        digest = hashlib.sha256()
         try:
             with self._http.stream("GET", f"/v1/checkpoints/{checkpoint_id}/files/{name}") as answer:
                 if answer.is_error:
@@ -194,6 +196,9 @@ class Client:
                 with partial.open("xb") as file:
                     for block in answer.iter_bytes():
                         file.write(block)
+                        digest.update(block)
+            if answer.headers.get("ETag") != f'"{digest.hexdigest()}"':
+                raise TrainyardError(f"{name} of {checkpoint_id} is damaged: it is not what its digest says")
             partial.replace(target)
         except httpx.RequestError as error:
             raise ServiceUnreachable(f"{self.url} did not send all of {name}: {error}") from error

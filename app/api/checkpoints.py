@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 
 from app.api.deps import ServiceDep
 from app.api.files import file_answer
@@ -34,10 +34,12 @@ def read_checkpoint(checkpoint_id: CheckpointId, service: ServiceDep) -> Checkpo
         },
         206: {"description": "The range asked for."},
         304: {"description": "Not modified: `If-None-Match` names this file."},
-        **problems(404, 416),
+        **problems(404, 416, 500),
     },
 )
+@router.head("/{checkpoint_id}/files/{name}", include_in_schema=False)
 def download_file(
+    request: Request,
     checkpoint_id: CheckpointId,
     name: Annotated[str, Path(description="A name from the checkpoint's `files`.", examples=["policy.onnx"])],
     service: ServiceDep,
@@ -45,7 +47,9 @@ def download_file(
     if_range: Annotated[str | None, Header(alias="If-Range", description="Range only if the file is this one.")] = None,
     if_none_match: Annotated[str | None, Header(alias="If-None-Match", description="304 if it is this one.")] = None,
 ) -> Response:
-    """Whole or in part."""
+    """Whole or in part. A file that is not what was written is a 500 that says so."""
     with service.database.reading() as session:
         file = checkpoints.file(session, service.settings.artifacts_dir, checkpoint_id, name)
-    return file_answer(file, byte_range=byte_range, if_range=if_range, if_none_match=if_none_match)
+    return file_answer(
+        file, method=request.method, byte_range=byte_range, if_range=if_range, if_none_match=if_none_match
+    )

@@ -16,9 +16,9 @@ _RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE
 
 
 def file_answer(
-    file: StoredFile, *, byte_range: str | None, if_range: str | None, if_none_match: str | None
+    file: StoredFile, *, method: str, byte_range: str | None, if_range: str | None, if_none_match: str | None
 ) -> Response:
-    """The file under the conditions of a request. Several ranges at once get the whole file.
+    """The file under the conditions of a request. Several ranges at once get the whole file, and HEAD knows no ranges.
 
     Raises:
         RangeNotSatisfiable
@@ -27,18 +27,21 @@ def file_answer(
     headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "private, max-age=31536000, immutable"}
     if if_none_match is not None and _names(if_none_match, tag):
         return Response(status_code=304, headers=headers)
-    part = _part(byte_range, file.size) if if_range in (None, tag) else None
+    part = _part(byte_range, file.size) if method == "GET" and if_range in (None, tag) else None
     first, last = part or (0, file.size - 1)
     headers["Content-Length"] = str(last - first + 1)
     headers["Content-Disposition"] = f'attachment; filename="{file.path.name}"'
     headers["X-Content-Type-Options"] = "nosniff"
     if part:
         headers["Content-Range"] = f"bytes {first}-{last}/{file.size}"
+    media_type = _MEDIA_TYPES.get(file.path.suffix, "application/octet-stream")
+    if method == "HEAD":
+        return Response(headers=headers, media_type=media_type)
     return StreamingResponse(
         _read(file.path, first, last - first + 1),
         status_code=206 if part else 200,
         headers=headers,
-        media_type=_MEDIA_TYPES.get(file.path.suffix, "application/octet-stream"),
+        media_type=media_type,
     )
 
 

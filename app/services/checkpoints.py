@@ -1,15 +1,22 @@
 """Checkpoints and their files."""
 
+import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from app.db.repositories import checkpoints
-from app.errors import NotFound
+from app.errors import Damaged, NotFound
 from app.schemas import responses
 from app.services import runs, views
 from app.services.lookup import by_id
+
+VERIFIED_BYTES = 16 * 2**20
+"""Files up to this size are compared with their digests before they are sent: some 10 ms at most."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,7 @@ def file(session: Session, artifacts: Path, checkpoint_id: str, name: str) -> St
 
     Raises:
         NotFound: no such checkpoint, no such file in it, or the file has been removed meanwhile.
+        Damaged: it has another size or, unless it is large, another digest than when it was written.
     """
     row = by_id(lambda wanted: checkpoints.get(session, wanted), "checkpoint", checkpoint_id)
     for entry in row.files:
@@ -57,5 +65,18 @@ def file(session: Session, artifacts: Path, checkpoint_id: str, name: str) -> St
             path = (artifacts / row.path / entry["name"]).resolve()
             if not path.is_relative_to(artifacts) or not path.is_file():
                 break
-            return StoredFile(path, path.stat().st_size, entry["sha256"])
+            _verify(path, entry["bytes"], entry["sha256"])
+            return StoredFile(path, entry["bytes"], entry["sha256"])
     raise NotFound(f"checkpoint {checkpoint_id} has no file {name[:80]!r}")
+
+
+def _verify(path: Path, size: int, sha256: str) -> None:
+    found = path.stat().st_size
+    if found != size:
+        damage = f"has {found} bytes instead of {size}"
+    elif size <= VERIFIED_BYTES and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        damage = "differs from its SHA-256"
+    else:
+        return
+    logger.error("%s %s", path, damage)
+    raise Damaged(f"{path.name} is damaged: on disk it {damage}")

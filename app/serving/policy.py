@@ -73,6 +73,7 @@ def load(checkpoint_id: str, folder: Path, manifest: Sequence[Mapping[str, Any]]
 
     Raises:
         DamagedBundle: with the reason in words.
+        OSError: the files are there, but cannot be read now.
     """
     model = _read(folder, manifest, "policy.onnx")
     description = _read(folder, manifest, "bundle.json")
@@ -90,8 +91,8 @@ def _read(folder: Path, manifest: Sequence[Mapping[str, Any]], name: str) -> byt
         raise DamagedBundle(f"{name} is not in the checkpoint's manifest")
     try:
         content = (folder / name).read_bytes()
-    except OSError as error:
-        raise DamagedBundle(f"{name} cannot be read: {error.strerror}") from error
+    except FileNotFoundError as error:
+        raise DamagedBundle(f"{name} is gone") from error
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise DamagedBundle(f"{name} differs from the checkpoint's manifest")
     return content

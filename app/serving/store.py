@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db.engine import Database
 from app.db.models import Run
 from app.db.repositories import checkpoints
-from app.errors import AppError, Conflict, NotFound, Unavailable
+from app.errors import AppError, Conflict, Damaged, NotFound, Unavailable
 from app.schemas.base import FieldError
 from app.serving.policy import DamagedBundle, Policy, load
 
@@ -71,7 +71,8 @@ class PolicyStore:
         Raises:
             NotFound: no such run, or no such checkpoint of it.
             Conflict: the run has no checkpoint (or no final one) yet.
-            Unavailable: its files are damaged.
+            Damaged: its files are.
+            Unavailable: they cannot be read now.
             SQLAlchemyError: the database cannot be read, and never could be for this reference.
         """
         try:
@@ -83,8 +84,8 @@ class PolicyStore:
         try:
             return await self._load(located)
         except DamagedBundle as damage:
-            logger.error("checkpoint %s cannot be served: %s", located.id, damage)
-            error = Unavailable(f"checkpoint {located.id} cannot be served: {damage}", retry_after=5)
+            logger.error("checkpoint %s is damaged: %s", located.id, damage)
+            error = Damaged(f"checkpoint {located.id} cannot be served: {damage}")
             self._remember((run_id, reference), error)
             raise error from None
 
@@ -134,7 +135,13 @@ class PolicyStore:
 
     async def _load(self, located: Located) -> Policy:
         policy = self._policies.get(located.id)
-        return policy if policy is not None else await self._once(located.id, lambda: self._fetch(located))
+        if policy is not None:
+            return policy
+        try:
+            return await self._once(located.id, lambda: self._fetch(located))
+        except OSError as error:
+            logger.error("checkpoint %s cannot be read: %s", located.id, error)
+            raise Unavailable(f"checkpoint {located.id} cannot be read: {error.strerror}") from None
 
     async def _fetch(self, located: Located) -> Policy:
         policy = await self._in_thread(load, located.id, self._root / located.path, located.files)

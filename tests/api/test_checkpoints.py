@@ -164,6 +164,21 @@ class TestDownload:
         (settings.artifacts_dir / f"runs/{kept.job.run_id}/a1/100/policy.onnx").unlink()
         assert_problem(client.get(kept.url), 404)
 
+    @pytest.mark.parametrize("content", [CONTENT[:-1], b"\1" + CONTENT[1:]], ids=["cut", "flipped"])
+    def test_a_damaged_file_is_not_sent(
+        self, client: httpx.Client, settings: Settings, kept: Kept, content: bytes
+    ) -> None:
+        (settings.artifacts_dir / f"runs/{kept.job.run_id}/a1/100/policy.onnx").write_bytes(content)
+        problem = assert_problem(client.get(kept.url), 500)
+        assert problem["type"].endswith(":damaged") and "policy.onnx is damaged" in problem["detail"]
+
+    def test_head_is_get_without_the_file(self, client: httpx.Client, kept: Kept) -> None:
+        answer, whole = client.head(kept.url, headers={"Range": "bytes=0-9"}), client.get(kept.url)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert {**answer.headers, "date": ""} == {**whole.headers, "date": ""}
+        assert client.head(kept.url, headers={"If-None-Match": f'"{SHA}"'}).status_code == 304
+        assert client.head(kept.url + "x").status_code == 404
+
     def test_of_nothing(self, client: httpx.Client) -> None:
         assert_problem(client.get("/v1/checkpoints/ckpt_nope"), 404)
         assert_problem(client.get("/v1/checkpoints/ckpt_nope/files/policy.onnx"), 404)

@@ -144,8 +144,8 @@ class TestRefusals:
         run_id = service.run()
         service.checkpoint(run_id, manifest(), b"no graph")
         answer = post(app, run_id, {"observation": LEANING_LEFT})
-        assert pointers(answer, 503) == [] and answer.headers["retry-after"] == "5"
-        assert "cannot be served" in answer.json()["detail"]
+        assert pointers(answer, 500) == [] and "retry-after" not in answer.headers
+        assert answer.json()["type"].endswith(":damaged") and "cannot be served" in answer.json()["detail"]
 
     def test_no_key(self, app: ASGIApp, cartpole: str) -> None:
         assert pointers(post(app, cartpole, {"observation": LEANING_LEFT}, key="wrong"), 401) == []

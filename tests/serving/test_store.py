@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import AppError, Conflict, NotFound, Unavailable
+from app.errors import AppError, Conflict, Damaged, NotFound, Unavailable
 from app.serving import store as module
 from app.serving.policy import Policy, load
 from app.serving.store import PolicyStore
@@ -182,11 +182,23 @@ class TestLoading:
         checkpoint_id = service.checkpoint(run_id, BUNDLE, GRAPH)
         (service.folder(checkpoint_id) / "policy.onnx").write_bytes(GRAPH + b"\0")
         for _ in range(5):
-            with pytest.raises(Unavailable, match=r"policy\.onnx differs from the checkpoint's manifest"):
+            with pytest.raises(Damaged, match=r"policy\.onnx differs from the checkpoint's manifest"):
                 ask(store, run_id)
         assert len(loads) == 2
         (service.folder(checkpoint_id) / "policy.onnx").write_bytes(GRAPH)
         forget(store)
+        assert ask(store, run_id) == checkpoint_id
+
+    def test_files_that_cannot_be_read_now_may_be_read_later(self, service: Service, store: PolicyStore) -> None:
+        run_id = service.run()
+        checkpoint_id = service.checkpoint(run_id, BUNDLE, GRAPH)
+        graph = service.folder(checkpoint_id) / "policy.onnx"
+        graph.unlink()
+        graph.mkdir()
+        with pytest.raises(Unavailable, match=f"{checkpoint_id} cannot be read: Is a directory"):
+            ask(store, run_id)
+        graph.rmdir()
+        graph.write_bytes(GRAPH)
         assert ask(store, run_id) == checkpoint_id
 
     def test_a_checkpoint_replaced_since_it_was_found_is_found_anew(self, service: Service, store: PolicyStore) -> None:

@@ -135,6 +135,11 @@ class TestImpostors:
             client.download("ckpt_1", "policy.onnx", tmp_path / "file")
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
+    def test_a_file_that_is_not_what_its_digest_says(self, impostor: Callable[..., Client], tmp_path: Path) -> None:
+        with pytest.raises(TrainyardError, match="is damaged"):
+            impostor(b"other", "application/octet-stream").download("ckpt_1", "policy.onnx", tmp_path / "file")
+        assert not list(tmp_path.iterdir())
+
     @pytest.mark.parametrize("body", [b"<html>", b"[1]", b'"\xff"'])
     def test_another_service(self, impostor: Callable[..., Client], body: bytes) -> None:
         with pytest.raises(TrainyardError, match="something else"):
