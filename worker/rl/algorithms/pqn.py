@@ -122,13 +122,14 @@ class PQN(Agent):
 
 
 class NormalizedQNetwork(nn.Module):
-    """Action values, obs (R, B, …) -> (R, B, actions), with layer norm before every hidden activation."""
+    """Action values, obs (R, B, …) -> (R, B, actions), with layer norm before every activation.
 
-    def __init__(
-        self, init: Init, observation: BoxSpace, actions: int, hidden: Sequence[int], activation: str
-    ) -> None:
+    Vectors pass through the hidden layers, images through a convolutional torso.
+    """
+
+    def __init__(self, init: Init, observation: BoxSpace, actions: int, hidden: Sequence[int], activation: str) -> None:
         super().__init__()
-        self.torso, features = torso_for(init, observation)
+        self.torso, features = torso_for(init, observation, normalized=True)
         sizes = [features, *(() if self.torso else hidden)]
         self.layers = nn.ModuleList(
             fan_in_linear(init, 1, a, b) for a, b in zip(sizes, [*sizes[1:], actions], strict=True)

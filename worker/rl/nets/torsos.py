@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from app.schemas.environments import BoxSpace, channel_axis, kind
 from worker.rl.errors import UnsupportedSpace
 from worker.rl.nets.convolutions import PatchConv2d
-from worker.rl.nets.layers import ACTIVATIONS, Conv2d, Init, Linear, fan_in_linear, orthogonal_linear
+from worker.rl.nets.layers import ACTIVATIONS, Conv2d, Init, LayerNorm, Linear, fan_in_linear, orthogonal_linear
 
 
 class MLP(nn.Module):
@@ -51,13 +51,22 @@ def fan_in_mlp(init: Init, members: int, sizes: Sequence[int], activation: str) 
     return MLP(layers, activation, activate_last=False)
 
 
-def torso_for(init: Init, observation: BoxSpace) -> tuple[nn.Module | None, int]:
-    """What turns observations into features, None for vectors, and how many features there are."""
+def torso_for(init: Init, observation: BoxSpace, *, normalized: bool = False) -> tuple[nn.Module | None, int]:
+    """What turns observations into features, None for vectors, and how many features there are.
+
+    ``normalized``: with layer norm before every activation.
+    """
     if kind(observation) != "image":
         return None, math.prod(observation.shape)
     sides = [side for axis, side in enumerate(observation.shape) if axis != channel_axis(observation.shape)]
-    torso = NatureCNN(init, observation) if min(sides) >= NatureCNN.smallest else SmallCNN(init, observation)
+    fits = NatureCNN if min(sides) >= NatureCNN.smallest else SmallCNN
+    torso: NatureCNN | SmallCNN = fits(init, observation, normalized=normalized)
     return torso, torso.features
+
+
+def _norms(init: Init, shapes: Sequence[Sequence[int]], normalized: bool) -> nn.ModuleList:
+    """Layer norm of each of these shapes, or nothing."""
+    return nn.ModuleList(LayerNorm(init.replicas, shape) if normalized else nn.Identity() for shape in shapes)
 
 
 class NatureCNN(nn.Module):
@@ -67,27 +76,33 @@ class NatureCNN(nn.Module):
     smallest = 36
     """Pixels on a side that the three convolutions leave one of."""
 
-    def __init__(self, init: Init, observation: BoxSpace) -> None:
+    def __init__(self, init: Init, observation: BoxSpace, *, normalized: bool = False) -> None:
         super().__init__()
         self.pixels = Pixels(observation)
         self.first = Conv2d(init, 1, self.pixels.channels, 32, 8, 4)
         self.second = Conv2d(init, 1, 32, 64, 4, 2)
         self.third = Conv2d(init, 1, 64, 64, 3, 1)
-        height, width = map(_side, self.pixels.size)
-        self.dense = orthogonal_linear(init, 1, 64 * height * width, self.features)
+        heights, widths = map(_sides, self.pixels.size)
+        maps = list(zip((32, 64, 64), heights, widths, strict=True))
+        self.dense = orthogonal_linear(init, 1, math.prod(maps[-1]), self.features)
+        self.norms = _norms(init, [*maps, (self.features,)], normalized)
 
     def forward(self, obs: Tensor) -> Tensor:
+        first, second, third, last = self.norms
         x = self.pixels(obs).movedim(obs.dim() - 1, obs.dim() - 3)
-        x = F.relu(self.first(x))
-        x = F.relu(self.second(x))
-        x = F.relu(self.third(x))
-        return F.relu(self.dense(x.flatten(-3)))
+        x = F.relu(first(self.first(x)))
+        x = F.relu(second(self.second(x)))
+        x = F.relu(third(self.third(x)))
+        return F.relu(last(self.dense(x.flatten(-3))))
 
 
-def _side(pixels: int) -> int:
+def _sides(pixels: int) -> list[int]:
+    """Pixels on a side after each convolution."""
+    sides = []
     for kernel, stride in ((8, 4), (4, 2), (3, 1)):
         pixels = (pixels - kernel) // stride + 1
-    return pixels
+        sides.append(pixels)
+    return sides
 
 
 class SmallCNN(nn.Module):
@@ -98,7 +113,7 @@ class SmallCNN(nn.Module):
     features = 128
     filters, kernel = 16, 3
 
-    def __init__(self, init: Init, observation: BoxSpace) -> None:
+    def __init__(self, init: Init, observation: BoxSpace, *, normalized: bool = False) -> None:
         super().__init__()
         self.pixels = Pixels(observation)
         height, width = (pixels - self.kernel + 1 for pixels in self.pixels.size)
@@ -106,10 +121,12 @@ class SmallCNN(nn.Module):
             raise UnsupportedSpace(f"images must be at least {self.kernel} pixels on a side")
         self.convolution = PatchConv2d(init, 1, self.pixels.channels, self.filters, self.kernel)
         self.dense = orthogonal_linear(init, 1, self.filters * height * width, self.features)
+        self.norms = _norms(init, [(height, width, self.filters), (self.features,)], normalized)
 
     def forward(self, obs: Tensor) -> Tensor:
-        x = F.relu(self.convolution(self.pixels(obs)))
-        return F.relu(self.dense(x.flatten(-3)))
+        first, last = self.norms
+        x = F.relu(first(self.convolution(self.pixels(obs))))
+        return F.relu(last(self.dense(x.flatten(-3))))
 
 
 class Pixels(nn.Module):
