@@ -57,6 +57,8 @@ class Ring:
     ) -> None:
         self.num_envs, self.capacity = num_envs, capacity
         self.rows = capacity + 1  # the row after the newest step holds the observation it led to
+        self.steps = 0
+        """Env steps ever added per environment."""
         self.head = 0
         """Row of the step that comes next."""
         self.size = 0
@@ -90,8 +92,7 @@ class Ring:
             next_obs: The observation it led to, at an episode's end its true final one.
         """
         row = self.head
-        self.head = (row + 1) % self.rows
-        self.size = min(self.size + 1, self.capacity)
+        self._count(self.steps + 1)
         self.action[:, row] = action
         self.reward[:, row] = reward
         self.terminated[:, row] = terminated
@@ -141,11 +142,11 @@ class Ring:
         """The rows written so far and the counters. The tensors are the live ones: copy before the next ``add``."""
         rows = {name: getattr(self, name)[:, : self._used()] for name in _ROW_ARRAYS}
         arrays = rows | {name: getattr(self, name) for name in _FINAL_ARRAYS}
-        return {"head": self.head, "size": self.size} | {name: torch.from_numpy(a) for name, a in arrays.items()}
+        return {"steps": self.steps} | {name: torch.from_numpy(a) for name, a in arrays.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Inverse of :meth:`state`, for a ring of the same shape."""
-        self.head, self.size = state["head"], state["size"]
+        self._count(state["steps"])
         for name in _ROW_ARRAYS:
             getattr(self, name)[:, : self._used()] = state[name].numpy()
         for name in _FINAL_ARRAYS:
@@ -176,6 +177,9 @@ class Ring:
         np.logical_and.accumulate(taken, out=taken)
         reward = np.where(taken, _take(self.reward, at), 0) * np.power(gamma, ahead, dtype=np.float64)
         return reward.sum(0).astype(np.float32), taken.sum(0)
+
+    def _count(self, steps: int) -> None:
+        self.steps, self.head, self.size = steps, steps % self.rows, min(steps, self.capacity)
 
     def _used(self) -> int:
         """Rows ever written, that of the newest observation among them."""
