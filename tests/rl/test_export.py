@@ -17,14 +17,20 @@ from app.schemas.bundle import PolicyBundle
 from app.schemas.environments import BoxSpace, DiscreteSpace
 from app.schemas.experiment import ExperimentSpec
 from app.serving.policy import load
-from worker.rl.algorithms import dqn, ppo, sac, tabular
+from worker.rl.algorithms import dqn, ppo, pqn, sac, tabular
 from worker.rl.algorithms.agent import Agent
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.errors import ParityError
 from worker.rl.export import TOLERANCE, _parity_error, _trace, export_policy
 from worker.rl.noise import Noise
 
-BUILDERS: dict[str, Any] = {"ppo": ppo.build, "dqn": dqn.build, "sac": sac.build, "sarsa": tabular.build}
+BUILDERS: dict[str, Any] = {
+    "ppo": ppo.build,
+    "dqn": dqn.build,
+    "sac": sac.build,
+    "pqn": pqn.build,
+    "sarsa": tabular.build,
+}
 SEEDS = [3, 4]
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
@@ -40,6 +46,9 @@ CASES: dict[str, tuple[dict[str, Any], spaces.Space[Any], spaces.Space[Any]]] = 
     "dqn-image": ({"name": "dqn"}, IMAGE, spaces.Discrete(3)),
     "dqn-small-image": ({"name": "dqn"}, BITS, spaces.Discrete(3)),
     "sac": ({"name": "sac", "hidden_sizes": [32, 32]}, VECTOR, BOX),
+    "pqn": ({"name": "pqn", "hidden_sizes": [32]}, VECTOR, spaces.Discrete(3)),
+    "pqn-image": ({"name": "pqn"}, IMAGE, spaces.Discrete(3)),
+    "pqn-small-image": ({"name": "pqn"}, BITS, spaces.Discrete(3)),
     "tabular": ({"name": "sarsa"}, spaces.Discrete(6, start=-2), spaces.Discrete(3, start=1)),
 }
 

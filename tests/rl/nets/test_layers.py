@@ -3,7 +3,7 @@ import torch
 
 from tests.rl.toys import box
 from worker.rl.nets.heads import ActorCritic, Critics, SquashedGaussian
-from worker.rl.nets.layers import Conv2d, Init, fan_in_linear, orthogonal_linear, rows_of, tanh
+from worker.rl.nets.layers import Conv2d, Init, LayerNorm, fan_in_linear, orthogonal_linear, rows_of, tanh
 from worker.rl.nets.q_network import QNetwork
 
 SEEDS = [5, 6, 7]
@@ -80,3 +80,25 @@ def test_convolution_is_each_replicas_own() -> None:
     x = torch.randn(3, 5, 2, 8, 8)
     expected = torch.nn.functional.conv2d(x[1], layer.weight[1], layer.bias[1])
     torch.testing.assert_close(layer(x)[1], expected)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
+@pytest.mark.parametrize("stack", [1, 3])
+def test_layer_norm_is_each_replicas_own(stack: int, shape: tuple[int, ...]) -> None:
+    g = torch.Generator().manual_seed(0)
+    layer = LayerNorm(stack, shape)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=g))
+        layer.bias.copy_(torch.randn(layer.bias.shape, generator=g))
+    x = (torch.randn(stack, 6, *shape, generator=g) * 3 + 1).requires_grad_()
+    row = stack - 1
+    theirs = torch.nn.LayerNorm(shape)
+    theirs.load_state_dict({"weight": layer.weight[row, 0], "bias": layer.bias[row, 0]})
+    out, expected = layer(x), theirs(x[row])
+    torch.testing.assert_close(out[row], expected)
+    torch.testing.assert_close(layer.one(row)(x[row]), expected)
+    ours = torch.autograd.grad(out[row].pow(3).sum(), [x, layer.weight, layer.bias])
+    own = torch.autograd.grad(expected.pow(3).sum(), [x, theirs.weight, theirs.bias])
+    torch.testing.assert_close(ours[0], own[0], rtol=1e-4, atol=1e-4)
+    for a, b in zip(ours[1:], own[1:], strict=True):
+        torch.testing.assert_close(a[row, 0], b, rtol=1e-4, atol=1e-4)
