@@ -97,7 +97,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    rows = error.errors()
+    rows = [row for row in error.errors() if row["type"] != "default_factory_not_called"]  # other errors' shadows
     if isinstance(error.body, bytes) and error.body:
         return respond(errors.UnsupportedMediaType("send the body as Content-Type: application/json"))
     model, parameters = _body_model(request), _query_names(request)

@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
 from app.schemas.algorithms import AnyAlgorithm
+from app.schemas.base import FieldError, SpecError
 
 if TYPE_CHECKING:
     from app.schemas.experiment import EnvironmentSpec
@@ -128,10 +132,22 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def apply(algorithm: AnyAlgorithm, environment: "EnvironmentSpec") -> tuple[AnyAlgorithm, "EnvironmentSpec"]:
-    """Fill the fields the user left open with the preset's numbers, when the preset is asked for and there is one."""
+    """Fill the fields the user left open with the preset's numbers, when the preset is asked for and there is one.
+
+    Raises:
+        SpecError: the user's numbers and the preset's contradict one another.
+    """
     preset = PRESETS.get((algorithm.name, environment.id), {}) if algorithm.preset == "auto" else {}
     mine = algorithm.model_fields_set | {"num_envs", "origin"}
     tuned = {field: value for field, value in preset.items() if field not in mine and algorithm.takes(field)}
     if environment.num_envs is None and "num_envs" in preset:
         environment = environment.model_copy(update={"num_envs": preset["num_envs"]})
-    return type(algorithm).model_validate(algorithm.model_dump() | tuned), environment
+    try:
+        return type(algorithm).model_validate(algorithm.model_dump() | tuned), environment
+    except ValidationError as error:
+        raise SpecError([_beside_the_preset(row) for row in error.errors()]) from None
+
+
+def _beside_the_preset(row: ErrorDetails) -> FieldError:
+    message = row["msg"].removeprefix("Value error, ")
+    return FieldError(f"/algorithm/{row['loc'][0]}", f"does not go with the preset's other numbers: {message}")

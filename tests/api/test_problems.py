@@ -23,6 +23,8 @@ JSON = {"Content-Type": "application/json"}
         ({"algorithm": {"name": "ppo", "hidden_sizes": [64, 0]}}, "/algorithm/hidden_sizes/1"),
         ({"algorithm": {"name": "ppo", "buffer_size": 5}}, "/algorithm/buffer_size"),
         ({"algorithm": {"name": "sarsa", "planning_steps": 5}}, "/algorithm/planning_steps"),
+        ({"algorithm": {"name": "rainbow", "epsilon_start": 0.5}}, "/algorithm/epsilon_start"),
+        ({"algorithm": {"name": "c51", "batch_size": 0}}, "/algorithm/batch_size"),
         ({"algorithm": {"name": "sarsa"}}, "/environment/id"),
         ({"environment": {"id": "FrozenLake-v1"}}, "/environment/id"),
         ({"algorithm": {"name": "ppoo"}}, "/algorithm/name"),
@@ -60,6 +62,11 @@ JSON = {"Content-Type": "application/json"}
 def test_points_at_the_field(client: httpx.Client, changes: dict[str, object], pointer: str) -> None:
     answer = client.post("/v1/experiments", content=json.dumps(spec(**changes)), headers=JSON)
     assert pointer in pointers(assert_problem(answer, 422))
+
+
+def test_says_nothing_of_fields_whose_defaults_follow_from_the_wrong_one(client: httpx.Client) -> None:
+    answer = client.post("/v1/experiments", json=spec(algorithm={"name": "c51", "batch_size": 0}))
+    assert pointers(assert_problem(answer, 422)) == ["/algorithm/batch_size"]
 
 
 @pytest.mark.parametrize(
