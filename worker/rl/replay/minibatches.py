@@ -1,4 +1,4 @@
-"""Rollouts learned from in pieces: every sample once per epoch, in a new order each time."""
+"""Rollouts learned from in pieces, in an order of their own."""
 
 from collections.abc import Sequence
 

@@ -57,7 +57,7 @@ class Prioritized(Replay):
         self.tree = SumTree(replicas, ring.rows * ring.num_envs)
         self.greatest: Array = np.ones(replicas)
         """Greatest ``|error| + epsilon`` seen so far, (R,)."""
-        self._seen = ring.steps
+        self._seen = 0
         self._drawn: Array = np.zeros((replicas, 0), np.int64)
         self._rated: Array = np.zeros((replicas, 0))
         """Mass that the leaves drawn last are to have."""

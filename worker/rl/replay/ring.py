@@ -2,8 +2,9 @@
 
 Row ``t`` holds what N environments of R replicas did at one lockstep env step. The observation after it is row ``t+1``
 save where an episode ended: there row ``t+1`` belongs to the next episode and the true final observation lies in a
-side store. Arrays live in host memory, which the system hands out page by page as rows are first written, so a large
-capacity costs nothing until it is used.
+side store. Of an observation that is a stack of frames only the newest is kept: the others lie in the rows before, and
+before an episode's first there were none (zeros). Arrays live in host memory, which the system hands out page by page
+as rows are first written, so a large capacity costs nothing until it is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,8 @@ class Ring:
         capacity: Env steps kept per environment.
         obs: Shape and dtype of one observation.
         action: Shape and dtype of one action.
+        stack: Frames that an observation, an image, is made of, the newest last.
+        channel_axis: Axis of an observation along which they are stacked.
     """
 
     def __init__(
@@ -54,9 +57,16 @@ class Ring:
         capacity: int,
         obs: tuple[Sequence[int], DTypeLike],
         action: tuple[Sequence[int], DTypeLike],
+        stack: int = 1,
+        channel_axis: int = 0,
     ) -> None:
-        self.num_envs, self.capacity = num_envs, capacity
-        self.rows = capacity + 1  # the row after the newest step holds the observation it led to
+        self.num_envs, self.capacity, self.stack = num_envs, capacity, stack
+        self._channel_axis = channel_axis
+        shape = list(obs[0])
+        if stack > 1:
+            shape.insert(0, shape.pop(channel_axis) // stack)  # frames lie with their channels outermost
+        # The row after the newest step holds the observation it led to, those before the oldest the frames it saw.
+        self.rows = capacity + stack
         self.steps = 0
         """Env steps ever added per environment."""
         self.head = 0
@@ -64,22 +74,28 @@ class Ring:
         self.size = 0
         """Env steps held per environment, at most ``capacity``."""
         lead = (replicas, self.rows, num_envs)
-        self.obs: Array = np.zeros((*lead, *obs[0]), obs[1])
+        self.obs: Array = np.zeros((*lead, *shape), obs[1])
         self.action: Array = np.zeros((*lead, *action[0]), action[1])
         self.reward: Array = np.zeros(lead, np.float32)
         self.terminated: Array = np.zeros(lead, np.bool_)
         self.final: Array = np.zeros(lead, np.int64)
-        """-1 within an episode; at its end k, the running number of its final observation."""
-        self.final_obs: Array = np.zeros((replicas, 16, *obs[0]), obs[1])
+        """-1 within an episode; at its end k, the running number of its final observation. Never negative in a row that
+        was not written: nothing goes on from there."""
+        self.final_obs: Array = np.zeros((replicas, 16, *shape), obs[1])
         """Final observation k of a replica in slot ``k % len``, for every k still held."""
         self.finals: Array = np.zeros(replicas, np.int64)
         """Final observations numbered so far, per replica."""
         self.oldest_final: Array = np.zeros(replicas, np.int64)
         """A lower bound of the numbers still held."""
 
+    @property
+    def obs_bytes(self) -> int:
+        """Size of an observation as it is gathered."""
+        return self.stack * int(self.obs[0, 0, 0].nbytes)
+
     def observe(self, obs: Array) -> None:
         """What is acted on next, (R, N, …)."""
-        self.obs[:, self.head] = obs
+        self.obs[:, self.head] = self._newest(obs)
 
     def add(self, action: Array, reward: Array, terminated: Array, ended: Array, next_obs: Array) -> None:
         """Append one env step from the observations given last, all (R, N, …).
@@ -97,9 +113,9 @@ class Ring:
         self.reward[:, row] = reward
         self.terminated[:, row] = terminated
         self.final[:, row] = -1
-        self.obs[:, self.head] = next_obs
+        self.obs[:, self.head] = newest = self._newest(next_obs)
         if ended.any():
-            self._end(row, ended, next_obs)
+            self._end(row, ended, newest)
 
     def cut(self, replicas: Array) -> None:
         """End the episodes in flight of some replicas, (R,) bool, with their last step, truncated."""
@@ -129,13 +145,21 @@ class Ring:
             reward, steps = self._returns(position, n_step, gamma)
             last = position + (steps - 1) * self.num_envs
             last_at = self._at(last)
-        next_obs = _take(self.obs, self._at(last + self.num_envs))
+        if self.stack == 1:
+            obs, next_obs = _take(self.obs, at), _take(self.obs, self._at(last + self.num_envs))
+            newest = next_obs
+        else:
+            obs = self._stacks(position, self._going(position, self.stack - 1))
+            next_obs = self._stacks(last + self.num_envs, self._going(last, self.stack - 2))
+            newest = next_obs[..., -self.obs.shape[3] :, :, :]
         final = _take(self.final, last_at)
         ended = final >= 0
         where = np.nonzero(ended)
         if where[0].size:
-            next_obs[where] = self.final_obs[where[-2], final[where] % self.final_obs.shape[1]]
-        obs, action, terminated = _take(self.obs, at), _take(self.action, at), _take(self.terminated, last_at)
+            newest[where] = self.final_obs[where[-2], final[where] % self.final_obs.shape[1]]
+        if self.stack > 1:
+            obs, next_obs = (np.moveaxis(stacks, -3, self._channel_axis - 3) for stacks in (obs, next_obs))
+        action, terminated = _take(self.action, at), _take(self.terminated, last_at)
         return Rows(obs, action, reward, terminated, ended, next_obs, steps)
 
     def state(self) -> dict[str, Tensor | int]:
@@ -166,6 +190,29 @@ class Ring:
         """Where ``row * N + environment`` (…, R, B), counted on through the ring's end, lies in a flat array."""
         period = self.rows * self.num_envs
         return position % period + np.arange(len(self.finals))[:, None] * period
+
+    def _newest(self, obs: Array) -> Array:
+        """Newest frames of observations (R, N, …), as they are stored."""
+        if self.stack == 1:
+            return obs
+        return np.moveaxis(obs, 2 + self._channel_axis, 2)[:, :, -self.obs.shape[3] :]
+
+    def _going(self, position: Array, back: int) -> Array:
+        """Which steps before each position (…, R, B) are of its episode, (back, …, R, B), the oldest first."""
+        before = np.arange(back, 0, -1).reshape(-1, *(1,) * position.ndim) * self.num_envs
+        going = _take(self.final, self._at(position - before)) < 0
+        return np.logical_and.accumulate(going[::-1])[::-1]
+
+    def _stacks(self, position: Array, going: Array) -> Array:
+        """Stacks of frames up to each position (…, R, B), channels first.
+
+        Args:
+            going: What :meth:`_going` says of the oldest of their frames; the others are there.
+        """
+        before = np.arange(self.stack - 1, -1, -1).reshape(-1, *(1,) * position.ndim) * self.num_envs
+        frames = _take(self.obs, np.moveaxis(self._at(position - before), 0, -1))
+        frames[..., : len(going), :, :, :][np.moveaxis(~going, 0, -1)] = 0
+        return frames.reshape(*position.shape, -1, *frames.shape[-2:])
 
     def _returns(self, position: Array, n_step: int, gamma: float) -> tuple[Array, Array]:
         """Discounted reward of up to ``n_step`` steps from each position on, and how many they are."""

@@ -17,8 +17,7 @@ class Uniform(Replay):
 
     def sample(self, noise: Noise, batches: int, batch_size: int, beta: float = 1.0) -> Iterator[Transition]:
         """Draw batches; there is nothing to be weighted."""
-        obs = self.ring.obs
-        held = 2 * batch_size * len(obs) * obs[0, 0, 0].nbytes
+        held = 2 * batch_size * len(self.ring.obs) * self.ring.obs_bytes
         at_once = max(1, AT_ONCE // held)
         for start in range(0, batches, at_once):
             drawn = min(at_once, batches - start)
