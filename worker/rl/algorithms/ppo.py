@@ -29,6 +29,7 @@ from worker.rl.nets.normalisers import CLIP, RunningNorm
 from worker.rl.nets.policies import policy_for
 from worker.rl.noise import Noise
 from worker.rl.optim import Adam, Parameters
+from worker.rl.replay.minibatches import shuffled
 from worker.rl.types import Act, Rollout, Update
 
 METRICS = ("losses/policy", "losses/value", "losses/entropy", "ppo/approx_kl", "ppo/clip_fraction")
@@ -229,9 +230,7 @@ class _Samples(NamedTuple):
 
     def take(self, order: Tensor) -> "_Samples":
         """Samples in this order, (R, B) int64."""
-        replicas, size = order.shape
-        rows = (order + size * torch.arange(replicas, device=order.device).unsqueeze(1)).flatten()
-        return _Samples(*(x.flatten(0, 1).index_select(0, rows).view(x.shape) for x in self))
+        return _Samples(*shuffled(self, order))
 
     def rows(self, start: int, stop: int) -> "_Samples":
         return _Samples(*(x[:, start:stop] for x in self))
