@@ -45,6 +45,8 @@ CASES: dict[str, tuple[dict[str, Any], spaces.Space[Any], spaces.Space[Any]]] = 
     "dqn": ({"name": "dqn", "hidden_sizes": [32]}, VECTOR, spaces.Discrete(3)),
     "dqn-image": ({"name": "dqn"}, IMAGE, spaces.Discrete(3)),
     "dqn-small-image": ({"name": "dqn"}, BITS, spaces.Discrete(3)),
+    "iqn": ({"name": "iqn", "dueling": True, "hidden_sizes": [32, 32]}, VECTOR, spaces.Discrete(3)),
+    "rainbow-image": ({"name": "rainbow"}, IMAGE, spaces.Discrete(3)),
     "sac": ({"name": "sac", "hidden_sizes": [32, 32]}, VECTOR, BOX),
     "pqn": ({"name": "pqn", "hidden_sizes": [32]}, VECTOR, spaces.Discrete(3)),
     "pqn-image": ({"name": "pqn"}, IMAGE, spaces.Discrete(3)),
