@@ -27,6 +27,8 @@ from worker.rl.noise import Noise
 BUILDERS: dict[str, Any] = {
     "ppo": ppo.build,
     "dqn": dqn.build,
+    "iqn": dqn.build,
+    "rainbow": dqn.build,
     "sac": sac.build,
     "pqn": pqn.build,
     "sarsa": tabular.build,
