@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from app.schemas.base import Schema
+from app.schemas.base import Items, SpecSchema
 
-Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)]
+Sizes = Annotated[Items[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=8)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 Activation = Literal["tanh", "relu", "silu", "elu", "gelu"]
@@ -26,7 +26,7 @@ class Variant(NamedTuple):
     defaults: dict[str, Any]
 
 
-class AlgorithmConfig(Schema):
+class AlgorithmConfig(SpecSchema):
     """What every algorithm has. Class variables tell the service what the algorithm can do."""
 
     module: ClassVar[str]
@@ -262,6 +262,8 @@ class SAC(AlgorithmConfig):
     summary: ClassVar[str] = "Soft actor-critic with twin critics and an automatically tuned temperature."
     paper: ClassVar[str] = "https://arxiv.org/abs/1812.05905"
     action_spaces: ClassVar[tuple[str, ...]] = ("vector",)
+    n_step: ClassVar[int] = 1
+    prioritized: ClassVar[bool] = False
 
     name: Literal["sac"] = "sac"
     hidden_sizes: Sizes = (256, 256)

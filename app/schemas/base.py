@@ -2,14 +2,42 @@
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Strict, model_validator
+
+Item = TypeVar("Item")
+Items = Annotated[tuple[Item, ...], Strict(False)]
+"""A list in JSON."""
 
 
 class Schema(BaseModel):
     """A frozen value object. Unknown fields, NaN and infinities are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class SpecSchema(Schema):
+    """What users write. Values have the types that JSON Schema gives them: no string is a number, 1.0 is an integer.
+
+    Lists are declared as ``Items``.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_integers(cls, given: Any) -> Any:
+        return {name: _integers(value) for name, value in given.items()} if isinstance(given, dict) else given
+
+
+def _integers(value: Any) -> Any:
+    """A field's value with 1 for 1.0, also in a list; where floats belong, a float is made of it again."""
+    return [_integer(item) for item in value] if isinstance(value, list | tuple) else _integer(value)
+
+
+def _integer(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue, StringConstraints
 
 from app.schemas import presets
 from app.schemas.algorithms import AnyAlgorithm
-from app.schemas.base import FieldError, Schema, SpecError, closest
+from app.schemas.base import FieldError, Items, SpecError, SpecSchema, closest
 from app.schemas.environments import BoxSpace, EnvironmentEntry, catalogue, kind
 
 MAX_SEEDS = 256
@@ -30,7 +30,7 @@ ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 TagText = Annotated[str, StringConstraints(max_length=200)]
 
 
-class EnvironmentSpec(Schema):
+class EnvironmentSpec(SpecSchema):
     """Which environment, how it is made, and how many copies a run steps in lockstep."""
 
     id: str = Field(min_length=1, max_length=200, examples=["CartPole-v1"])
@@ -40,7 +40,7 @@ class EnvironmentSpec(Schema):
     """Copies per run; None takes the algorithm's default."""
 
 
-class TrainingSpec(Schema):
+class TrainingSpec(SpecSchema):
     """How long to train, and when to evaluate and to save. All counted in env steps of one run."""
 
     total_env_steps: int = Field(100_000, ge=1, le=10**11)
@@ -54,7 +54,7 @@ class TrainingSpec(Schema):
     """Scheduled checkpoints kept per run; the best and the final one are always kept."""
 
 
-class ResourceSpec(Schema):
+class ResourceSpec(SpecSchema):
     """Where the jobs run and how many seeds train together in one process."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
@@ -66,14 +66,14 @@ class ResourceSpec(Schema):
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
 
 
-class ExperimentSpec(Schema):
+class ExperimentSpec(SpecSchema):
     """What a user POSTs. Only ``environment.id`` and ``algorithm.name`` are required."""
 
     name: ShortText | None = None
     environment: EnvironmentSpec
     algorithm: AnyAlgorithm
     training: TrainingSpec = TrainingSpec()
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1, max_length=MAX_SEEDS)
+    seeds: Items[Annotated[int, Field(ge=0, lt=2**31)]] = Field((0,), min_length=1, max_length=MAX_SEEDS)
     resources: ResourceSpec = ResourceSpec()
     tags: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], TagText] = Field(
         default_factory=dict, max_length=32
