@@ -120,7 +120,7 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.shape[0] == 1:
-            return F.layer_norm(x, self.shape, self.weight[0, 0], self.bias[0, 0])
+            return F.layer_norm(x, self.shape, self.weight.view(self.shape), self.bias.view(self.shape))
         return torch.addcmul(self.bias, F.layer_norm(x, self.shape), self.weight)
 
     def one(self, row: int) -> nn.LayerNorm:
