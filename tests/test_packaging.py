@@ -194,7 +194,8 @@ class TestDependencies:
         assert not names & {"fastapi", "uvicorn"}
 
     @pytest.mark.parametrize(
-        ("folder", "extras"), [("app", ("api", "embedded")), ("worker", ("worker",)), ("trainyard", ("worker",))]
+        ("folder", "extras"),
+        [("app", ("api", "embedded")), ("worker", ("worker", "atari", "minatar")), ("trainyard", ("worker",))],
     )
     def test_what_is_imported_is_declared(self, folder: str, extras: tuple[str, ...]) -> None:
         optional = PROJECT["optional-dependencies"]

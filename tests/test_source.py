@@ -21,7 +21,7 @@ TENSOR_DRAWS = {
     "uniform_",
 }
 NO_GENERATOR_POSSIBLE = {"rand_like", "randn_like", "randint_like", "manual_seed", "seed", "initial_seed"}
-SEEDED = {"default_rng", "Generator", "PCG64", "Philox", "SeedSequence"}
+SEEDED = {"default_rng", "Generator", "PCG64", "Philox", "RandomState", "SeedSequence"}
 
 
 def dotted(node: ast.expr) -> str:

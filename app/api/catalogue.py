@@ -29,7 +29,7 @@ async def list_environments() -> Page[Environment]:
     return Page[Environment](data=list(catalogue.environments().values()))
 
 
-@router.get("/environments/{environment_id}", summary="Read an environment", responses=problems(404))
+@router.get("/environments/{environment_id:path}", summary="Read an environment", responses=problems(404))
 async def read_environment(
     environment_id: Annotated[str, Path(description="Its id.", examples=["CartPole-v1"])],
 ) -> Environment:

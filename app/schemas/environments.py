@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
@@ -65,17 +66,49 @@ def channel_axis(shape: tuple[int, ...]) -> int:
     return 0 if shape[0] < min(shape[1:]) else 2
 
 
+def stacked(frame: BoxSpace, frames: int) -> BoxSpace:
+    """So many images one after the other on their channel axis."""
+    axis = channel_axis(frame.shape)
+    shape = tuple(side * (frames if i == axis else 1) for i, side in enumerate(frame.shape))
+    return frame.model_copy(update={"shape": shape})
+
+
+class SpaceVariant(Schema):
+    """What differs from an environment's usual spaces where one keyword argument has a value of its own."""
+
+    kwargs: dict[str, Any]
+    observation_space: Space | None = None
+    action_space: Space | None = None
+
+
 class EnvironmentEntry(Schema):
     """What the service knows of one environment."""
 
     id: str
     package: str
     observation_space: Space
+    """Of one frame, where several are stacked."""
     action_space: Space
+    variants: tuple[SpaceVariant, ...] = ()
+    frame_stack: int = 1
+    """Images an observation is made of, unless a spec says otherwise."""
     max_episode_steps: int | None
-    reward_threshold: float | None
+    """Env steps: what an agent decides, four frames each in Atari."""
+    reward_threshold: float | None = None
     kwargs_schema: dict[str, Any]
     """JSON Schema of the keyword arguments a spec may pass to the environment."""
+
+    def made_with(self, kwargs: Mapping[str, Any], frame_stack: int | None) -> "EnvironmentEntry":
+        """This entry with the spaces an agent sees where the environment is made with these arguments."""
+        spaces: dict[str, Any] = {"observation_space": self.observation_space, "action_space": self.action_space}
+        for variant in self.variants:
+            if variant.kwargs.items() <= kwargs.items():
+                changed = {name: getattr(variant, name) for name in spaces}
+                spaces |= {name: space for name, space in changed.items() if space is not None}
+        frames = frame_stack or self.frame_stack
+        if kind(spaces["observation_space"]) == "image":
+            spaces["observation_space"] = stacked(spaces["observation_space"], frames)
+        return self.model_copy(update=spaces | {"frame_stack": frames})
 
 
 @cache

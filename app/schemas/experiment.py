@@ -6,7 +6,9 @@
 import hashlib
 import json
 import math
+import operator
 import re
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -38,6 +40,8 @@ class EnvironmentSpec(SpecSchema):
     """Keyword arguments of the environment, checked against its schema in the catalogue."""
     num_envs: int | None = Field(None, ge=1, le=4096)
     """Copies per run; None takes the algorithm's default."""
+    frame_stack: int | None = Field(None, ge=1, le=16)
+    """Images an observation is made of, the newest last; None: 4 in Atari games, else 1."""
 
 
 class TrainingSpec(SpecSchema):
@@ -87,14 +91,16 @@ def resolve(spec: ExperimentSpec) -> ExperimentSpec:
         SpecError: naming every field that keeps the spec from being trained.
     """
     entry = _environment(spec.environment)
-    errors = _kwargs_errors(spec.environment, entry) + _space_errors(spec, entry)
+    errors = _kwargs_errors(spec.environment, entry)
+    entry = entry.made_with(spec.environment.kwargs, spec.environment.frame_stack)
+    errors += _space_errors(spec, entry)
     if len(set(spec.seeds)) != len(spec.seeds):
         errors.append(FieldError("/seeds", "seeds must differ from one another: a seed stands for one run"))
     if errors:
         raise SpecError(errors)
     algorithm, environment = presets.apply(spec.algorithm, spec.environment)
     num_envs = environment.num_envs or algorithm.default_num_envs
-    environment = environment.model_copy(update={"num_envs": num_envs})
+    environment = environment.model_copy(update={"num_envs": num_envs, "frame_stack": entry.frame_stack})
     total = spec.training.total_env_steps
     episodes = 2 * num_envs * (entry.max_episode_steps or 0)
     training = spec.training.model_copy(
@@ -147,9 +153,14 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
     "string": (str,),
-    "array": (list, tuple),
-    "null": (type(None),),
+    "array": (list,),
 }
+_BOUNDS: tuple[tuple[str, str, Callable[[Any, Any], bool]], ...] = (
+    ("minimum", "at least", operator.ge),
+    ("exclusiveMinimum", "above", operator.gt),
+    ("maximum", "at most", operator.le),
+    ("exclusiveMaximum", "below", operator.lt),
+)
 
 
 def _kwargs_errors(environment: EnvironmentSpec, entry: EnvironmentEntry) -> list[FieldError]:
@@ -162,20 +173,27 @@ def _kwargs_errors(environment: EnvironmentSpec, entry: EnvironmentEntry) -> lis
             message = f"{entry.id} takes no argument {name!r}" + (f": did you mean {near!r}?" if near else "")
             errors.append(FieldError(pointer, message, suggestion=near, allowed=tuple(properties)))
             continue
-        allowed = properties[name].get("type", [])
-        names = [allowed] if isinstance(allowed, str) else allowed
-        fits = [
-            t for t in names if isinstance(value, _JSON_TYPES[t]) and not (isinstance(value, bool) and t != "boolean")
-        ]
-        if names and not fits:
-            errors.append(FieldError(pointer, f"must be {' or '.join(names)}, not {json.dumps(value)[:80]}"))
-        low, high = properties[name].get("minimum", -math.inf), properties[name].get("maximum", math.inf)
-        if fits and isinstance(value, int | float) and not low <= value <= high:
-            errors.append(FieldError(pointer, f"must lie between {low} and {high}"))
         choices = properties[name].get("enum")
-        if fits and choices is not None and value not in choices:
+        if misfit := _misfit(value, properties[name]):
+            errors.append(FieldError(pointer, misfit))
+        elif choices is not None and value not in choices:
             errors.append(FieldError(pointer, "is not one of the values allowed", allowed=tuple(map(str, choices))))
     return errors
+
+
+def _misfit(value: JsonValue, schema: Mapping[str, Any]) -> str | None:
+    """Why a value is not of the type, the range or the length that a schema of the catalogue asks for."""
+    wanted: str = schema["type"]
+    if not isinstance(value, _JSON_TYPES[wanted]) or (isinstance(value, bool) and wanted != "boolean"):
+        return f"must be {wanted}, not {json.dumps(value)[:80]}"
+    if isinstance(value, list):
+        if not schema["minItems"] <= len(value) <= schema["maxItems"]:
+            return f"must hold {schema['minItems']} values, not {len(value)}"
+        return next((why for item in value if (why := _misfit(item, schema["items"]))), None)
+    bounds = [(words, schema[key], holds) for key, words, holds in _BOUNDS if key in schema]
+    if all(holds(value, bound) for _, bound, holds in bounds):
+        return None
+    return "must be " + " and ".join(f"{words} {bound:g}" for words, bound, _ in bounds)
 
 
 def _space_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldError]:
@@ -194,6 +212,9 @@ def _space_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldEr
         needed = _join(algorithm.observation_spaces)
         message = f"{algorithm.name} needs {needed} observations; {entry.id} has {_named(observed)} ones"
         errors.append(FieldError("/environment/id", message))
+    if observed != "image" and entry.frame_stack > 1:
+        message = f"only images are stacked; {entry.id} has {_named(observed)} observations"
+        errors.append(FieldError("/environment/frame_stack", message, suggestion="1"))
     return errors
 
 
@@ -229,7 +250,8 @@ def _size_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldErr
         message = f"must divide num_envs x num_steps = {rollout} evenly"
         errors.append(FieldError("/algorithm/num_minibatches", message))
     buffer = getattr(algorithm, "buffer_size", 0)
-    needed = (buffer or max(rollout, num_envs)) * _transition_bytes(space, entry)
+    # A replay keeps each frame once, a rollout the stacks.
+    needed = (buffer or max(rollout, num_envs)) * _transition_bytes(space, entry, entry.frame_stack if buffer else 1)
     if needed > MAX_MEMORY_BYTES:
         pointer = "/algorithm/buffer_size" if buffer else "/environment/num_envs"
         message = f"would need {needed / 2**30:.0f} GiB of transitions for one run; 64 GiB are allowed"
@@ -248,8 +270,8 @@ def _network_errors(algorithm: AnyAlgorithm, features: int) -> list[FieldError]:
     return [FieldError("/algorithm/hidden_sizes", message)]
 
 
-def _transition_bytes(space: BoxSpace, entry: EnvironmentEntry) -> int:
+def _transition_bytes(space: BoxSpace, entry: EnvironmentEntry, frames: int) -> int:
     """Of one stored transition: two observations, its action twice, and sixteen numbers (a rollout's estimates)."""
-    observation = math.prod(space.shape) * (1 if space.dtype == "uint8" else 4)
+    observation = math.prod(space.shape) // frames * (1 if space.dtype == "uint8" else 4)
     action = 4 * math.prod(entry.action_space.shape) if isinstance(entry.action_space, BoxSpace) else 8
     return 2 * (observation + action) + 64

@@ -53,12 +53,12 @@ def test_a_checkpoint_says_where_it_comes_from(stage: Stage) -> None:
     assert not list((stage.artifacts / "jobs").glob("*/*/*")), "nobody goes on from a state of an ended job"
 
 
-def test_an_environment_that_cannot_be_made_fails_the_run_at_once(stage: Stage) -> None:
+def test_an_environment_that_cannot_start_fails_the_run_at_once(stage: Stage) -> None:
     stage.start_worker()
-    [run_id] = stage.post(environment={"id": "LunarLander-v3", "kwargs": {"gravity": 5.0}})
+    [run_id] = stage.post(environment={"id": "InvertedPendulum-v5", "kwargs": {"reset_noise_scale": 1e308}})
     run = stage.await_status(run_id, "failed")
     assert run.reason_code == "environment_error"
-    assert "gravity" in run.reason_message
+    assert "InvertedPendulum-v5 raised in reset: OverflowError" in run.reason_message
     assert len(stage.attempts(run_id)) == 1
 
 

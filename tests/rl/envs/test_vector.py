@@ -14,9 +14,15 @@ from worker.rl.envs import vector
 from worker.rl.envs.vector import LoopVectorEnv, env_seeds, make_one
 from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
 
-TRAINABLE = [e.id for e in catalogue().values() if kind(e.observation_space) in ("vector", "image", "discrete")]
+TRAINABLE = [
+    entry.id
+    for entry in catalogue().values()
+    if kind(entry.observation_space) in ("vector", "image", "discrete") and entry.package != "ale-py"
+]
 
-ONE_START = {"CliffWalking-v1", "CliffWalkingSlippery-v1", "FrozenLake-v1", "FrozenLake8x8-v1"}
+ONE_START = {"CliffWalking-v1", "CliffWalkingSlippery-v1", "FrozenLake-v1", "FrozenLake8x8-v1"} | {
+    f"MinAtar/{game}-v1" for game in ("Asterix", "Seaquest", "SpaceInvaders")
+}
 
 
 def random_action(spec: envs.EnvSpec, rng: np.random.Generator) -> np.ndarray:

@@ -46,6 +46,8 @@ class EnvSpec:
     id: str
     observation_space: BoxSpace | DiscreteSpace
     action_space: ActionSpace
+    frame_stack: int = 1
+    """Images an observation is made of, along its channel axis, the newest last."""
 
     @classmethod
     def of(cls, env_id: str, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> "EnvSpec":

@@ -11,6 +11,7 @@ import torch
 from gymnasium.wrappers import TimeLimit
 
 from app.schemas.environments import BoxSpace, DiscreteSpace, catalogue
+from worker.rl.envs import atari, minatar
 from worker.rl.envs.mujoco import is_mujoco, listen
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.errors import EnvironmentFailure, TrainingError
@@ -18,6 +19,8 @@ from worker.rl.noise import derive_seed
 
 THREADED = 8
 """Copies of a MuJoCo environment from which threads share them."""
+REGISTER = {"ALE": atari.register, "MinAtar": minatar.register}
+"""What makes the ids of a namespace known to gymnasium."""
 LONGEST_EPISODE = 108_000
 """Env steps after which an episode of an environment without a limit is truncated."""
 
@@ -74,6 +77,8 @@ def make_one(env_id: str, kwargs: dict[str, Any], max_episode_steps: int | None 
     if is_mujoco(env_id):
         listen()
     try:
+        if (namespace := env_id.partition("/")[0]) in REGISTER:
+            REGISTER[namespace]()
         env = gymnasium.make(env_id, disable_env_checker=True, max_episode_steps=max_episode_steps, **kwargs)
     except Exception as error:
         raise EnvironmentFailure(f"{env_id} cannot be made: {type(error).__name__}: {error}") from error
