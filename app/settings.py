@@ -21,7 +21,8 @@ def _comma_separated(value: object) -> object:
     return value
 
 
-def _sqlite_url(path: Path) -> str:
+def sqlite_url(path: Path) -> str:
+    """The SQLAlchemy URL of a SQLite file, whatever characters its path has."""
     return "sqlite:///" + quote(str(path), safe=" /")
 
 
@@ -41,7 +42,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(Path(".trainyard"), validate_default=True)
-    database_url: str = Field(default_factory=lambda data: _sqlite_url(data["data_dir"] / "trainyard.db"))
+    database_url: str = Field(default_factory=lambda data: sqlite_url(data["data_dir"] / "trainyard.db"))
     """SQLAlchemy URL; SQLite in ``data_dir`` unless given."""
     database_pool_size: int = Field(16, ge=2, le=200)
     """Connections of one process; the API runs as many routes at once."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -24,6 +25,7 @@ from app.db.ids import new_id
 from app.db.migrate import migrate
 from app.db.repositories import experiments, jobs, metrics, runs, training
 from app.db.repositories.metrics import Points
+from app.settings import sqlite_url
 from tests.postgres import Postgres
 
 FLUSH = 4096
@@ -161,7 +163,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measure("SQLite", f"sqlite:///{folder}/trainyard.db", options.points, options.seconds)
+        measure("SQLite", sqlite_url(Path(folder) / "trainyard.db"), options.points, options.seconds)
     with Postgres({}) as server:
         server.execute("CREATE DATABASE trainyard")
         measure("PostgreSQL", server.url("trainyard"), options.points, options.seconds)

@@ -33,6 +33,7 @@ from app.db.ids import new_id
 from app.db.migrate import migrate
 from app.db.models import Checkpoint, Experiment, Job, Run
 from app.schemas.experiment import ExperimentSpec, resolve
+from app.settings import sqlite_url
 from worker.rl.algorithms import ppo
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.export import export_policy
@@ -142,7 +143,7 @@ def main() -> None:
     key = secrets.token_hex(32)
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder)
-        url = f"sqlite:///{data_dir / 'trainyard.db'}"
+        url = sqlite_url(data_dir / "trainyard.db")
         migrate(url)
         database = Database(url)
         policies = {

@@ -1,5 +1,6 @@
 """Settings refuse what would be unsafe."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy.engine import make_url
 from app.db.migrate import migrate
 from app.services.sweep import GONE_SECONDS
 from app.settings import Settings, is_loopback, messages
+from tests.source import parsed
 
 KEY = "k5Fq-81hPz.Ttu27_wVgR"
 
@@ -105,3 +107,15 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_is_loopback(host: str, answer: bool) -> None:
     assert is_loopback(host) is answer
+
+
+def test_one_place_writes_urls_of_sqlite_files() -> None:
+    found = [
+        f"{path}:{node.lineno}"
+        for path, tree in parsed("app", "worker", "trainyard", "benchmarks")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        and isinstance(first := node.values[0], ast.Constant)
+        and str(first.value).startswith("sqlite:")
+    ]
+    assert found == []
