@@ -214,14 +214,15 @@ class Instance:
         """Tell other instances where this one listens."""
         os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)
 
-    def url(self) -> str | None:
-        """Where the instance that holds the lock listens; None while it does not say so."""
+    def holder(self) -> str:
+        """Where the instance that holds the lock listens, and which process it is."""
         deadline = time.monotonic() + 2
         while time.monotonic() < deadline:
             if content := os.pread(self._descriptor, 4096, 0):
-                return str(json.loads(content)["url"])
+                told = json.loads(content)
+                return f"{told['url']} (process {told['pid']})"
             time.sleep(0.05)
-        return None
+        return "an address it has not told yet"
 
 
 def _reachable(host: str) -> str:
@@ -277,8 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(settings: Settings, signals: Signals, began: float) -> int:
     instance = Instance(settings.data_dir)
     if not instance.lock():
-        _say(f"already running at {instance.url() or 'an address it has not told yet'}")
-        return 0
+        _say(f"already running at {instance.holder()}; it holds {settings.data_dir}")
+        return 1
     settings = settings.model_copy(update={"port": _free_port(settings.host, settings.port)})
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"

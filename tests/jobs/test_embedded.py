@@ -95,8 +95,9 @@ def test_one_instance_per_folder_from_start_to_stop(instances: list[Instance], t
     url = first.url()
     second = Instance(tmp_path / "data")
     instances.append(second)
-    assert second.process.wait(PATIENCE) == 0
-    assert f"already running at {url}" in second.output
+    assert second.process.wait(PATIENCE) == 1
+    holder = f"already running at {url} (process {first.process.pid}); it holds {tmp_path / 'data'}"
+    assert second.output == f"trainyard: {holder}\n"
 
     done = first.post(total_env_steps=1_000)
     first.await_run(done, "succeeded")
