@@ -55,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("experiment", help="exp_...")
     again.set_defaults(command=_watch)
 
+    cancel = commands.add_parser("cancel", parents=[remote], help="cancel an experiment's runs that have not ended")
+    cancel.add_argument("experiment", help="exp_...")
+    cancel.set_defaults(command=_cancel)
+
     runs = commands.add_parser("runs", parents=[remote], help="list runs, newest first")
     runs.add_argument("--experiment", help="only those of this experiment")
     runs.add_argument("--status", help="only those in this state")
@@ -107,16 +111,29 @@ def _watch(arguments: argparse.Namespace) -> int:
         return _follow(client, client.experiment(arguments.experiment))
 
 
+def _cancel(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        client.cancel_experiment(arguments.experiment)
+    print(f"{arguments.experiment}: its runs end soon, each with a last checkpoint")
+    return 0
+
+
+def _command(name: str, client: Client, experiment: Json) -> str:
+    return f"{process.shell_command()} {name} {experiment['id']} --url {client.url}"
+
+
 def _follow(client: Client, experiment: Json) -> int:
     """Show an experiment's runs until all have ended; 1 if any of them did not succeed."""
+    again = f"To watch it again:\n  {_command('watch', client, experiment)}"
     try:
         watch(client, experiment["runs"], int(experiment["spec"]["training"]["total_env_steps"]))
         bad = failures([client.wait(run["id"]) for run in experiment["runs"]])
     except ServiceUnreachable as error:
-        raise TrainyardError(
-            f"{error}\n{experiment['id']} goes on without being watched. To watch it again:"
-            f"\n  {process.shell_command()} watch {experiment['id']} --url {client.url}"
-        ) from error
+        raise TrainyardError(f"{error}\n{experiment['id']} goes on without being watched. {again}") from error
+    except KeyboardInterrupt:
+        cancel = f"To cancel it:\n  {_command('cancel', client, experiment)}"
+        print(f"\n{experiment['id']} goes on. {again}\n{cancel}", file=sys.stderr)
+        return 130
     print("\n".join(bad), end="\n" if bad else "", file=sys.stderr)
     return 1 if bad else 0
 

@@ -1,10 +1,11 @@
 import json
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import Popen
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -59,6 +60,26 @@ class TestRemote:
         assert "does not answer" in err
         assert "exp_1 goes on" in err
         assert f"{process.shell_command()} watch exp_1 --url {client.url}" in err
+
+    def test_a_watch_that_is_interrupted_says_how_to_go_on_and_how_to_end_it(
+        self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "spec.json").write_text(json.dumps(SPEC | {"training": {"total_env_steps": 10**9}}))
+        command = [sys.executable, "-m", "trainyard", "run", str(tmp_path / "spec.json"), "--watch", "--url", url]
+        with Popen(command, stdout=PIPE, stderr=PIPE, text=True) as watching:
+            assert watching.stdout is not None
+            experiment = watching.stdout.readline().strip()
+            watching.stdout.readline()
+            watching.send_signal(signal.SIGINT)
+            _, err = watching.communicate(timeout=SECONDS)
+        assert watching.returncode == 130
+        assert f"{experiment} goes on" in err and "Traceback" not in err
+        assert f"watch {experiment} --url {url}" in err
+        assert f"cancel {experiment} --url {url}" in err
+        assert main(["cancel", experiment, "--url", url]) == 0
+        assert experiment in capsys.readouterr().out
+        assert main(["watch", experiment, "--url", url]) == 1
+        assert "cancelled on request" in capsys.readouterr().err
 
     def test_runs_are_listed(self, url: str, trained: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["runs", "--experiment", trained["id"], "--url", url]) == 0
