@@ -293,25 +293,25 @@ class PQN(AlgorithmConfig):
     summary: ClassVar[str] = "Q-learning with layer norm and Q(lambda), without a replay or a target network."
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.04811"
     action_spaces: ClassVar[tuple[str, ...]] = ("discrete",)
-    default_num_envs: ClassVar[int] = 32
+    default_num_envs: ClassVar[int] = 8
 
     name: Literal["pqn"] = "pqn"
     hidden_sizes: Sizes = (128, 128)
     """Width of each hidden layer; layer norm precedes its activation."""
     activation: Activation = "relu"
-    learning_rate: LearningRate = 5e-4
+    learning_rate: LearningRate = 1e-3
     learning_rate_schedule: Schedule = "linear"
     """``linear`` goes to zero over the run's env steps."""
-    num_steps: int = Field(32, ge=1, le=65536)
+    num_steps: int = Field(64, ge=1, le=65536)
     """Env steps per environment and rollout."""
-    epochs: int = Field(2, ge=1, le=100)
-    num_minibatches: int = Field(8, ge=1, le=1024)
-    q_lambda: Probability = 0.65
+    epochs: int = Field(4, ge=1, le=100)
+    num_minibatches: int = Field(4, ge=1, le=1024)
+    q_lambda: Probability = 0.9
     """Decay of the traces: 0 bootstraps after one step, 1 where the episode or the rollout ends."""
     max_grad_norm: float | None = Field(10.0, gt=0)
     epsilon_start: Probability = 1.0
     epsilon_end: Probability = 0.05
-    epsilon_fraction: float = Field(0.1, gt=0, le=1)
+    epsilon_fraction: float = Field(0.3, gt=0, le=1)
     """Share of the run's env steps over which epsilon falls linearly."""
     evaluation_epsilon: Probability = 0.0
 
