@@ -212,8 +212,8 @@ class DQN(Agent):
             chooser = next_outputs
             if self.config.double:
                 chooser = self.network(batch.next_obs, self._weight_noise(noise, "selection"))
-            next_action = self.head.q(chooser).argmax(-1)
-            target = self.head.target(next_outputs, next_action, batch.reward, batch.discount)
+            next_q = self.head.q(chooser)
+            target = self.head.target(next_outputs, next_q.argmax(-1), batch.reward, batch.discount)
         asked = self._fractions(noise, "online", size)
         outputs = self.network(batch.obs, self._weight_noise(noise, "online"), asked)
         loss, priority = self.head.loss(outputs, batch.action, target, batch.weight, asked)
@@ -221,7 +221,7 @@ class DQN(Agent):
         self.updates += 1
         if self.updates % self.config.target_update_every == 0:
             polyak(self.target_parameters, self.parameters, self.config.tau)
-        metrics = {"losses/q": loss.detach(), "dqn/q_mean": self.head.q(outputs.detach()).mean((1, 2))}
+        metrics = {"losses/q": loss.detach(), "dqn/q_mean": next_q.mean((1, 2))}
         return Update(metrics | self.head.metrics(target), priority)
 
     def policy(self, replica: int) -> nn.Module:
