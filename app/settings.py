@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(10.0, ge=1, le=60)
     """A worker silent for so long has lost its jobs. It beats every third of this, and counts as gone after 30 s."""
     sweep_seconds: float = Field(2.0, ge=0.1, le=60)
+    frozen_seconds: float = Field(60.0, ge=1, le=3600)
+    """A trainer process that has read nothing of its worker for so long is ended and its job tried again. Reading is a
+    thread of its own: env steps and updates may take longer."""
     queues: Names = ("default",)
     """Queues this worker takes jobs from."""
     slots: int | None = Field(None, ge=1, le=1024)

@@ -105,6 +105,19 @@ def test_a_killed_trainer(stage: Stage, undisturbed: MemoryReporter) -> None:
     assert first.message is not None and "memory" in first.message
 
 
+def test_a_frozen_trainer(stage: Stage, undisturbed: MemoryReporter) -> None:
+    worker = stage.start_worker(frozen_seconds=6)
+    runs = stage.post(seeds=SEEDS, **SLOW)
+    stage.await_resume_state(runs[0])
+    busiest(trainers(worker)).suspend()
+    for run_id in runs:
+        stage.await_status(run_id, "succeeded")
+    assert_undisturbed(stage, runs, undisturbed)
+    first, _second = stage.attempts(runs[0])
+    assert (first.outcome, first.code) == ("crashed", "trainer_frozen")
+    assert first.message == "the trainer process did not react for 6 s and was ended"
+
+
 def test_a_frozen_worker_is_taken_over_and_its_late_word_is_refused(stage: Stage, undisturbed: MemoryReporter) -> None:
     runs = interrupted(stage, freeze_worker)
     os.kill(stage.workers[0].pid, signal.SIGCONT)

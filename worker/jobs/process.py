@@ -1,12 +1,15 @@
 """A trainer process as its supervisor sees it."""
 
 import contextlib
+import fcntl
 import json
 import os
 import selectors
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -52,6 +55,8 @@ class TrainerProcess:
         """Set when there is a verdict or an end."""
         self.verdict: Verdict | None = None
         self._tick_every: float | None = None
+        self._unheard = 0
+        """Ticks in a row that found something before them that was not read yet."""
         self._sending = threading.Lock()
         self._on_end = on_end
         self._thread = threading.Thread(target=self._pump, name=f"trainer-{self.popen.pid}", daemon=True)
@@ -68,6 +73,13 @@ class TrainerProcess:
     def tick(self, every: float | None) -> None:
         """Tick every so many seconds from now on; None: no more."""
         self._tick_every = every
+
+    def deaf_for(self) -> float:
+        """Seconds for which the process has read nothing of what it was sent, as one that is frozen does not.
+
+        Counted in ticks, so that a worker that was frozen with it does not blame it.
+        """
+        return self._unheard * (self._tick_every or 0.0)
 
     def alive(self) -> bool:
         """Whether the process runs, whoever else still holds its pipes."""
@@ -110,12 +122,21 @@ class TrainerProcess:
                     ended = time.monotonic()
                 if self._tick_every is not None and time.monotonic() >= next_tick:
                     next_tick = time.monotonic() + self._tick_every
+                    self._unheard = self._unheard + 1 if self._unread() else 0
                     self.send({"type": "tick"})
         for stream in pipes:
             self._take(stream, b"\n")
         self.popen.wait()
         self.changed.set()
         self._on_end()
+
+    def _unread(self) -> int:
+        """Bytes that wait in the pipe to the process; 0 where the system does not tell at this end."""
+        assert self.popen.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            answer = fcntl.ioctl(self.popen.stdin.fileno(), termios.FIONREAD, struct.pack("i", 0))
+            return int(struct.unpack("i", answer)[0])
+        return 0
 
     def _take(self, stream: str, chunk: bytes) -> None:
         for line in self.log.split(stream, chunk):

@@ -49,6 +49,7 @@ class Supervisor:
         self._preempting_since: float | None = None
         self._killed = False
         self._stale = False
+        self._frozen = False
 
     def run(self) -> None:
         """Supervise until the trainer has ended, and record how."""
@@ -111,7 +112,8 @@ class Supervisor:
             except DATABASE_AWAY as error:
                 log.warning("job %s: the database is away: %s", self._claim.job_id, error)
                 next_renewal = min(next_renewal, now + 1)
-            if self._killed or self._stale:
+            self._frozen = process.deaf_for() >= self._host.settings.frozen_seconds
+            if self._killed or self._stale or self._frozen:
                 return
             process.changed.wait(WAKE_SECONDS)
 
@@ -154,6 +156,9 @@ class Supervisor:
             return process.verdict
         if self._preempting_since is not None:
             return Verdict("preempted", "its worker shut down before it could checkpoint")
+        if self._frozen:
+            limit = self._host.settings.frozen_seconds
+            return Verdict("trainer_frozen", f"the trainer process did not react for {limit:g} s and was ended")
         if status < 0:
             name = signal.Signals(-status).name
             hint = ", most likely because memory ran out" if -status == signal.SIGKILL else ""
