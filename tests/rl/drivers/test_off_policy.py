@@ -1,5 +1,6 @@
 """The off-policy driver: cadence of updates, warm-up, cuts at checkpoints, going on from a state."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,16 @@ from worker.rl.algorithms import dqn
 from worker.rl.drivers import off_policy, train
 from worker.rl.envs import EnvSpec
 from worker.rl.noise import Noise
+from worker.rl.replay.prioritized import Prioritized
 from worker.rl.reporter import MemoryReporter, State
 from worker.rl.types import Transition, Update
 
 SMALL: dict[str, dict[str, Any]] = {
     "dqn": {"name": "dqn", "hidden_sizes": [8], "batch_size": 4, "learning_starts": 6, "buffer_size": 26},
+    "rainbow": {"name": "rainbow", "hidden_sizes": [8], "batch_size": 4, "learning_starts": 6, "buffer_size": 26},
     "sac": {"name": "sac", "hidden_sizes": [8], "batch_size": 4, "learning_starts": 6, "buffer_size": 26},
 }
-ENVIRONMENT = {"dqn": "CartPole-v1", "sac": "Pendulum-v1"}
+ENVIRONMENT = {"dqn": "CartPole-v1", "rainbow": "CartPole-v1", "sac": "Pendulum-v1"}
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 8])
@@ -47,6 +50,30 @@ def test_as_many_updates_as_configured(num_envs: int, monkeypatch: pytest.Monkey
     assert len(seen) == 3 * 9  # after env steps 8, 12, …, 40
 
 
+def test_errors_come_back_to_a_prioritized_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch is drawn after the errors of the one before, with weights that correct more as the run goes on."""
+    log: list[object] = []
+    update, sample = Prioritized.update, Prioritized.sample
+
+    def rated(self: Prioritized, priority: torch.Tensor | None) -> None:
+        assert priority is not None and priority.shape == (2, 4) and bool((priority >= 0).all())
+        log.append("rated")
+        update(self, priority)
+
+    def drawn(self: Prioritized, noise: Noise, batches: int, size: int, done: float) -> Iterator[Transition]:
+        assert (self.alpha, self.beta, self.epsilon, self.n_step) == (0.5, 0.4, 1e-6, 3)
+        for batch in sample(self, noise, batches, size, done):
+            assert batch.weight is not None
+            log.append(done)
+            yield batch
+
+    monkeypatch.setattr(Prioritized, "update", rated)
+    monkeypatch.setattr(Prioritized, "sample", drawn)
+    config = SMALL["rainbow"] | {"train_every": 4, "gradient_steps": 2}
+    train(spec("CartPole-v1", config, num_envs=2, total=20), [1, 2], MemoryReporter([1, 2]))
+    assert log == [entry for done in (0.4, 0.6, 0.8, 1.0) for entry in (done, "rated") * 2]
+
+
 def test_warm_up_actions_are_uniform_over_the_space() -> None:
     obs = BoxSpace(shape=(1,), low=(0,), high=(1,))
     box = EnvSpec("box", obs, BoxSpace(shape=(2,), low=(-2, 0), high=(2, 1)))
@@ -72,7 +99,7 @@ def test_episodes_in_flight_are_cut_and_bootstrapped_at_checkpoints() -> None:
         assert ring["final_obs"][0, : len(ends), 0].tolist() == [5, 2] * (len(ends) // 2)
 
 
-@pytest.mark.parametrize("algorithm", ["dqn", "sac"])
+@pytest.mark.parametrize("algorithm", ["dqn", "rainbow", "sac"])
 def test_a_run_that_goes_on_from_a_state_ends_like_one_that_never_stopped(algorithm: str) -> None:
     """With two copies, and a replay that has wrapped around."""
     experiment = spec(ENVIRONMENT[algorithm], SMALL[algorithm], num_envs=2, total=120, every=40)
@@ -94,9 +121,10 @@ def last_weights(reporter: MemoryReporter, seed: int) -> bytes:
     return reporter.checkpoints[seed][-1][2]["weights.safetensors"]
 
 
-def test_replicas_leave_a_pack_with_their_memories() -> None:
+@pytest.mark.parametrize("algorithm", ["dqn", "rainbow"])
+def test_replicas_leave_a_pack_with_their_memories(algorithm: str) -> None:
     """One pauses, one is cancelled: the third goes on undisturbed, and the paused one goes on alone."""
-    experiment = spec("CartPole-v1", SMALL["dqn"], num_envs=2, total=140, every=60)
+    experiment = spec("CartPole-v1", SMALL[algorithm], num_envs=2, total=140, every=60)
     whole, parted = MemoryReporter([1, 2, 3]), MemoryReporter([1, 2, 3])
     parted.orders = {20: {2: "pause"}, 70: {1: "cancel"}}
     train(experiment, [1, 2, 3], whole)

@@ -129,8 +129,9 @@ def test_replays_draw_whole_stacks() -> None:
     sim.steps(23)
     everything = sim.everything(1)
     device = torch.device("cpu")
-    for replay in (Uniform(sim.ring, 0.9, device), Prioritized(sim.ring, 0.9, device, alpha=0.6, epsilon=1e-6)):
-        (batch,) = replay.sample(Noise([0, 1]), 1, 50)
+    prioritized = Prioritized(sim.ring, 0.9, device, alpha=0.6, beta=0.4, epsilon=1e-6)
+    for replay in (Uniform(sim.ring, 0.9, device), prioritized):
+        (batch,) = replay.sample(Noise([0, 1]), 1, 50, 0.5)
         assert batch.obs.shape == (R, 50, 5, 4, 8) and batch.obs.dtype == torch.uint8
         for replica in range(R):
             ages = [list(everything.reward[replica]).index(reward) for reward in batch.reward[replica].numpy()]

@@ -13,13 +13,14 @@ from worker.rl.replay.ring import Ring
 from worker.rl.types import Transition
 
 EPSILON = 1e-3
+BETA = 0.4
 
 
 def empty(
     replicas: int = 2, capacity: int = 12, num_envs: int = 1, alpha: float = 0.6, mix: float = 0.0
 ) -> Prioritized:
     ring = Ring(replicas, num_envs, capacity, ((1,), np.float32), ((), np.int64))
-    return Prioritized(ring, 0.9, torch.device("cpu"), alpha=alpha, epsilon=EPSILON, uniform_mix=mix)
+    return Prioritized(ring, 0.9, torch.device("cpu"), alpha=alpha, beta=BETA, epsilon=EPSILON, uniform_mix=mix)
 
 
 def grow(replay: Prioritized, steps: int) -> None:
@@ -33,8 +34,8 @@ def grow(replay: Prioritized, steps: int) -> None:
         replay.ring.add(now, now.astype(np.float32), ended, ended, now[..., None].astype(np.float32) + shape[1])
 
 
-def draw(replay: Prioritized, noise: Noise, size: int, beta: float = 0.4) -> Transition:
-    (batch,) = replay.sample(noise, 1, size, beta)
+def draw(replay: Prioritized, noise: Noise, size: int, done: float = 0.5) -> Transition:
+    (batch,) = replay.sample(noise, 1, size, done)
     return batch
 
 
@@ -75,8 +76,8 @@ def test_weights_are_powers_of_the_chances_over_the_greatest_of_the_batch(mix: f
     grow(replay, 12)
     error = torch.rand(2, 12, generator=torch.Generator().manual_seed(0)) * 3
     rate(replay, noise, error)
-    batch = draw(replay, noise, 5, beta=0.7)
-    weight = (12 * chances(error, 0.6, mix).gather(1, batch.action)) ** -0.7
+    batch = draw(replay, noise, 5, done=0.25)
+    weight = (12 * chances(error, 0.6, mix).gather(1, batch.action)) ** -(0.4 + 0.25 * 0.6)
     assert batch.weight is not None and batch.weight.dtype == torch.float32
     torch.testing.assert_close(batch.weight.double(), weight / weight.amax(1, keepdim=True), rtol=1e-6, atol=0)
 
@@ -95,7 +96,7 @@ def test_exponent_zero_is_a_uniform_replay() -> None:
     replay, noise = empty(alpha=0.0), Noise([0, 1])
     grow(replay, 12)
     rate(replay, noise, torch.rand(2, 12) * 100)
-    batch = draw(replay, noise, 120, beta=1.0)
+    batch = draw(replay, noise, 120, done=1.0)
     assert batch.weight is not None and bool((batch.weight == 1).all())
     for actions in batch.action:  # a stratum of ten draws to each of the twelve
         assert torch.bincount(actions, minlength=12).sub(10).abs().max() <= 1
@@ -204,8 +205,8 @@ def test_batches_are_drawn_one_at_a_time() -> None:
     noise, other = Noise([0, 1]), Noise([0, 1])
     for replay in (at_once, singly):
         grow(replay, 9)
-    for batch in at_once.sample(noise, 4, 16):
-        single = draw(singly, other, 16, beta=1.0)
+    for batch in at_once.sample(noise, 4, 16, 0.5):
+        single = draw(singly, other, 16)
         assert torch.equal(batch.action, single.action)
         at_once.update(batch.reward)
         singly.update(single.reward)

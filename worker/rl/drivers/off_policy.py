@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.schemas.environments import BoxSpace
+from app.schemas.environments import BoxSpace, channel_axis
 from app.schemas.experiment import ExperimentSpec
 from worker.rl import precision
 from worker.rl.algorithms.agent import Agent
 from worker.rl.drivers.loop import Loop
 from worker.rl.envs import EnvSpec, VectorEnv
 from worker.rl.noise import Noise
+from worker.rl.replay.base import Replay
+from worker.rl.replay.prioritized import Prioritized
 from worker.rl.replay.ring import Ring
 from worker.rl.replay.uniform import Uniform
 from worker.rl.reporter import Reporter, State
@@ -33,6 +35,16 @@ class OffPolicy(Protocol):
     learning_starts: int
     train_every: int
     gradient_steps: int
+    n_step: int
+    prioritized: bool
+
+
+class Priorities(Protocol):
+    """What it asks besides of a config that is ``prioritized``."""
+
+    priority_exponent: float
+    priority_beta: float
+    priority_epsilon: float
 
 
 def run(
@@ -79,8 +91,10 @@ def run(
             due = rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
             if due:
                 with precision.for_rows(loop.replicas * config.batch_size, min(config.hidden_sizes)):
-                    for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size):
+                    done = loop.env_step / spec.training.total_env_steps
+                    for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size, done):
                         update = agent.update(batch, loop.noise)
+                        replay.update(update.priority)
                 loop.record(update.metrics)
             obs = loop.turn(step.obs)
 
@@ -99,12 +113,26 @@ def random_action(env_spec: EnvSpec, noise: Noise, num_envs: int) -> Tensor:
     return noise.integers("warmup", env_spec.action_dim, num_envs)
 
 
-def _replay(config: OffPolicy, env: VectorEnv, replicas: int, device: torch.device) -> Uniform:
+def _replay(config: OffPolicy, env: VectorEnv, replicas: int, device: torch.device) -> Replay:
+    shape, stack = env.spec.observation_shape, env.spec.frame_stack
     ring = Ring(
         replicas,
         env.num_envs,
         -(-config.buffer_size // env.num_envs),
-        (env.spec.observation_shape, NUMPY[env.spec.observation_dtype]),
+        (shape, NUMPY[env.spec.observation_dtype]),
         (env.spec.action_shape, NUMPY[env.spec.action_dtype]),
+        stack,
+        channel_axis(shape) if stack > 1 else 0,
     )
-    return Uniform(ring, config.gamma, device)
+    if not config.prioritized:
+        return Uniform(ring, config.gamma, device, config.n_step)
+    priorities = cast("Priorities", config)
+    return Prioritized(
+        ring,
+        config.gamma,
+        device,
+        config.n_step,
+        alpha=priorities.priority_exponent,
+        beta=priorities.priority_beta,
+        epsilon=priorities.priority_epsilon,
+    )

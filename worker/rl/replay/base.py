@@ -35,11 +35,11 @@ class Replay(ABC):
         return self.ring.size * self.ring.num_envs
 
     @abstractmethod
-    def sample(self, noise: Noise, batches: int, batch_size: int, beta: float = 1.0) -> Iterator[Transition]:
+    def sample(self, noise: Noise, batches: int, batch_size: int, done: float) -> Iterator[Transition]:
         """Draw ``batches`` batches (R, B, …), the same as by as many calls for one.
 
         Args:
-            beta: How much of the bias of an uneven sample the weights take away, from 0 to 1.
+            done: Share of the run that is over, for schedules.
         """
 
     @abstractmethod

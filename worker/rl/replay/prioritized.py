@@ -36,6 +36,7 @@ class Prioritized(Replay):
     Args:
         ring, gamma, device, n_step: see :class:`Replay`.
         alpha: How much errors matter; 0 is a uniform replay.
+        beta: How much of the bias of an uneven sample the weights take away at first; it grows linearly to 1.
         epsilon: Above zero: what has no error is drawn still.
         uniform_mix: Share of draws that are uniform.
     """
@@ -48,11 +49,12 @@ class Prioritized(Replay):
         n_step: int = 1,
         *,
         alpha: float,
+        beta: float,
         epsilon: float,
         uniform_mix: float = 0.0,
     ) -> None:
         super().__init__(ring, gamma, device, n_step)
-        self.alpha, self.epsilon, self.uniform_mix = alpha, epsilon, uniform_mix
+        self.alpha, self.beta, self.epsilon, self.uniform_mix = alpha, beta, epsilon, uniform_mix
         replicas = len(ring.obs)
         self.tree = SumTree(replicas, ring.rows * ring.num_envs)
         self.greatest: Array = np.ones(replicas)
@@ -62,8 +64,9 @@ class Prioritized(Replay):
         self._rated: Array = np.zeros((replicas, 0))
         """Mass that the leaves drawn last are to have."""
 
-    def sample(self, noise: Noise, batches: int, batch_size: int, beta: float = 1.0) -> Iterator[Transition]:
+    def sample(self, noise: Noise, batches: int, batch_size: int, done: float) -> Iterator[Transition]:
         """Draw batches, each only when it is asked for, so that :meth:`update` can follow the one before."""
+        beta = self.beta + min(done, 1.0) * (1 - self.beta)
         for _ in range(batches):
             bits = noise.integers("replay", 1 << _DIGITS, batch_size).cpu().numpy()
             self._carry()
