@@ -41,9 +41,7 @@ EPISODE = 1_000
 def prioritized() -> None:
     """Print the cost of priorities for some networks and numbers of seeds."""
     print("\n## Prioritized replay, share of an update (goal 20 %)\n")
-    print(
-        "| hidden layers | seeds | draw, µs | learn, µs | new priorities, µs | share | draw by chance, µs | added share |"
-    )
+    print("| hidden layers | seeds | draw, µs | learn, µs | new priorities, µs | share | uniform draw, µs | added |")
     print("| --- " * 8 + "|")
     for width, seeds in ((64, 8), (64, 1), (256, 1)):
         by_chance, _, _ = parts(Uniform, width, list(range(seeds)))
