@@ -4,8 +4,8 @@ Q-learning that needs neither a replay, since many environments decorrelate the 
 layer normalisation keeps bootstrapping stable. Rollouts are collected epsilon-greedily; their Q(lambda) targets come
 from the weights that acted and are then regressed on for a few epochs of minibatches.
 
-Deviations from the paper's code: truncated episodes are bootstrapped from their final observation, Adam instead of
-RAdam.
+Deviations from the paper's code: truncated episodes are bootstrapped from their final observation; Adam instead of
+RAdam, whose slow start costs env steps; all outputs of a convolution are normalised together.
 """
 
 from collections.abc import Sequence
