@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worker.rl.replay.sumtree import FAN_OUT, SumTree
+from worker.rl.replay.sumtree import FAN_OUT, ROOTS, SumTree
 
 
 def slow_find(masses: np.ndarray, point: float) -> int:
@@ -11,7 +11,7 @@ def slow_find(masses: np.ndarray, point: float) -> int:
     return int((np.cumsum(masses) > point * masses.sum()).argmax())
 
 
-@pytest.mark.parametrize("slots", [1, 5, FAN_OUT**2, 3 * FAN_OUT**2 + 17])
+@pytest.mark.parametrize("slots", [1, 5, FAN_OUT**2, 3 * FAN_OUT**2 + 17, 70 * ROOTS])
 def test_finds_whose_share_a_point_lies_in(slots: int) -> None:
     rng = np.random.default_rng(slots)
     tree = SumTree(3, slots)

@@ -65,8 +65,6 @@ class Replay(ABC):
         fields = [rows.obs, rows.action, rows.reward, discount, rows.next_obs]
         if weight is not None:
             fields.append(weight)
-        for batch in zip(*map(self._split, fields), strict=True):
-            yield Transition(*batch)
-
-    def _split(self, array: Array) -> tuple[Tensor, ...]:
-        return torch.from_numpy(array).to(self.device).unbind(0)
+        tensors = [torch.from_numpy(field).to(self.device) for field in fields]
+        for i in range(len(index)):
+            yield Transition(*[tensor[i] for tensor in tensors])

@@ -133,7 +133,7 @@ class Ring:
         Raises:
             IndexError: where an index is not below ``size * N``.
         """
-        if index.size and not 0 <= index.min() <= index.max() < self.size * self.num_envs:
+        if index.size and index.view(np.uint64).max() >= self.size * self.num_envs:  # negative ones are huge
             raise IndexError(f"index outside the {self.size * self.num_envs} transitions held")
         position = index + (self.head - self.size) * self.num_envs
         at = last_at = self._at(position)

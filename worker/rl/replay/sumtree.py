@@ -1,8 +1,8 @@
 """Sampling in proportion to masses that change: a sum tree (Schaul et al. 2016, appendix B.2.1), wide, not binary.
 
-Three levels do for millions of leaves, and one call of numpy or torch serves a level of all replicas' trees. A parent
-is always the sum of its children, never its old value plus a difference, so nothing drifts and a tree rebuilt from its
-leaves is the same to the last bit.
+Two levels do for a quarter of a million leaves and three for millions, and one call of numpy or torch serves a level of
+all replicas' trees. A parent is always the sum of its children, never its old value plus a difference, so nothing
+drifts and a tree rebuilt from its leaves is the same to the last bit.
 """
 
 from collections.abc import Sequence
@@ -12,24 +12,32 @@ import torch
 
 from worker.rl.replay.ring import Array
 
-FAN_OUT = 32
+FAN_OUT = 64
+ROOTS = 4096
+"""At most; so many are looked at one by one."""
 
 
 class SumTree:
     """Masses of ``slots`` leaves of each of R replicas, zero at first; fp64.
 
-    Leaves have a parent to each ``FAN_OUT``, and these a root to each ``FAN_OUT``; a search begins with a look at all
-    roots.
+    Leaves have a parent to each ``FAN_OUT``, and so on until at most ``ROOTS`` are left: there a search begins.
     """
 
     def __init__(self, replicas: int, slots: int) -> None:
         self.slots = slots
-        self._roots = -(-slots // FAN_OUT**2)
+        self._depth = 1
+        while slots > ROOTS * FAN_OUT**self._depth:
+            self._depth += 1
         self._allocate(replicas)
 
     def _allocate(self, replicas: int) -> None:
-        self._levels: list[Array] = [np.zeros((replicas, self._roots * FAN_OUT**i)) for i in (2, 1, 0)]
-        self._first: Array = np.arange(replicas)[:, None] * self._roots
+        span = FAN_OUT**self._depth
+        roots = -(-self.slots // span)
+        self._levels: list[Array] = [
+            np.zeros((replicas, roots * FAN_OUT**above)) for above in range(self._depth, -1, -1)
+        ]
+        self._first: Array = np.arange(replicas)[:, None] * roots
+        self._first_leaf = self._first * span
 
     @property
     def leaves(self) -> Array:
@@ -44,7 +52,7 @@ class SumTree:
 
     def mass(self, index: Array) -> Array:
         """Mass of the leaves at ``index`` (R, C)."""
-        mass: Array = self._levels[0].take(index + self._first * FAN_OUT**2)
+        mass: Array = self._levels[0].take(index + self._first_leaf)
         return mass
 
     def set(self, index: Array, mass: Array) -> None:
@@ -53,7 +61,7 @@ class SumTree:
             np.put_along_axis(self._levels[0], index, mass, 1)
             self._sum_up()
             return
-        node = index + self._first * FAN_OUT**2
+        node = index + self._first_leaf
         self._levels[0].reshape(-1)[node] = mass
         for children, parents in zip(self._levels[:-1], self._levels[1:], strict=True):
             node = node // FAN_OUT
@@ -81,7 +89,7 @@ class SumTree:
             child = (ends <= rest[..., None]).argmin(-1)
             at = child + np.arange(0, ends.size, FAN_OUT).reshape(child.shape)
             node = node * FAN_OUT + child
-        leaf: Array = node - self._first * FAN_OUT**2
+        leaf: Array = node - self._first_leaf
         return leaf
 
     def select(self, keep: Sequence[int]) -> None:
