@@ -76,7 +76,14 @@ async def _app_error(request: Request, error: Exception) -> Response:
 
 async def _database_error(request: Request, error: Exception) -> Response:
     logger.error("%s %r: the database failed", request.method, request.url.path, exc_info=error)
+    if _has_no_room(error):
+        return respond(errors.Unavailable("the disk of the database is full", retry_after=30))
     return respond(errors.Unavailable("the database does not answer as it should; try again", retry_after=2))
+
+
+def _has_no_room(error: Exception) -> bool:
+    driver = getattr(error, "orig", None)
+    return getattr(driver, "sqlite_errorname", None) == "SQLITE_FULL" or getattr(driver, "sqlstate", None) == "53100"
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

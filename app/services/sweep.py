@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.db.engine import Database
 from app.db.repositories import folders, idempotency, jobs, resume_states, runs, workers
@@ -125,9 +125,10 @@ class Sweeper(threading.Thread):
                 if time.monotonic() > clean_at:
                     clean_at = time.monotonic() + CLEAN_SECONDS
                     clean(self._database, self._artifacts_dir)
-            except (SQLAlchemyError, OSError):
+            except (SQLAlchemyError, OSError) as error:
                 patient_until = time.monotonic() + GRACE_SECONDS
-                log.exception("sweep failed; tries again in %s s", self._interval)
+                passes = isinstance(error, OperationalError)  # away, or no room on the disk: no defect to be traced
+                log.error("sweep failed; tries again in %s s: %s", self._interval, error, exc_info=not passes)
             swept = time.time()
 
     def stop(self) -> None:

@@ -5,6 +5,7 @@ import math
 
 import httpx
 import pytest
+from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
 from app.services import experiments, runs
@@ -205,6 +206,20 @@ def test_a_database_error_is_a_503_without_details(client: httpx.Client, monkeyp
     assert int(answer.headers["retry-after"]) > 0
     assert "10.0.0.1" not in answer.text
     assert "SELECT" not in answer.text
+
+
+def test_a_full_disk_is_called_that(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = create_engine("sqlite://")
+
+    def fail(*_: object, **__: object) -> None:
+        with full.connect() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+            connection.exec_driver_sql("CREATE TABLE more (x)")
+
+    monkeypatch.setattr(runs, "list_page", fail)
+    problem = assert_problem(client.get("/v1/runs"), 503)
+    full.dispose()
+    assert problem["detail"] == "the disk of the database is full"
 
 
 def test_a_defect_is_a_500_without_a_traceback(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

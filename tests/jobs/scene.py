@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from app.db import states
 from app.db.engine import Database
-from app.db.models import Attempt, Checkpoint, Event, Job, Run
+from app.db.models import Attempt, Checkpoint, Event, Job, LogLine, Run
 from app.db.repositories import metrics, resume_states, workers
 from app.queue import Doorbell
 from app.schemas.experiment import ExperimentSpec, resolve
@@ -153,6 +153,16 @@ class Stage:
             lambda: (run := self.run(run_id)).status == "running" and run.env_steps >= steps and run, f"{steps} steps"
         )
         return found
+
+    def await_log(self, run_id: str, words: str) -> None:
+        """Wait until a trainer of the run has printed a line with these words."""
+
+        def printed() -> bool:
+            with self.database.reading() as session:
+                query = select(LogLine.text).where(LogLine.job_id == session.get_one(Run, run_id).job_id)
+                return any(words in text for text in session.scalars(query))
+
+        eventually(printed, words)
 
     def await_resume_state(self, run_id: str) -> None:
         """Wait until there is a state to go on from."""

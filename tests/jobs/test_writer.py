@@ -1,6 +1,8 @@
 """The trainer's writing thread."""
 
+import errno
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -196,6 +198,48 @@ class TestWriter:
         with database.reading() as session:
             pointer = session.scalars(select(ResumeState)).one()
         assert (pointer.env_steps, (tmp_path / pointer.path / "state.json").exists()) == (30, True)
+
+    def test_a_full_disk_is_waited_for(
+        self, writer: Writer, made: scene.Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried = fill_disk(monkeypatch, times=2)
+        writer.start()
+        writer.add(publish(made, tmp_path))
+        writer.close()
+        assert len(tried) > 2
+        assert made.job().resume_state_id is not None
+        assert [folder.name for folder in (tmp_path / "jobs" / made.job_id / "a1").iterdir()] == ["10"]
+
+    def test_a_disk_that_stays_full_ends_it(
+        self, writer: Writer, made: scene.Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "NO_SPACE_SECONDS", 0.1)
+        fill_disk(monkeypatch, times=1000)
+        writer.start()
+        writer.add(publish(made, tmp_path))
+        with pytest.raises(OSError, match="No space left"):
+            writer.close()
+        assert made.job().resume_state_id is None
+        assert not list((tmp_path / "jobs" / made.job_id / "a1").iterdir())
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, *, times: int) -> list[int]:
+    """Let the first syncs fail as on a full disk. Returns what is synced from now on."""
+    tried: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        tried.append(descriptor)
+        if len(tried) <= times:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    return tried
+
+
+def publish(made: scene.Scene, root: Path) -> Publish:
+    fence: Fence = {"job_id": made.job_id, "attempt": 1}
+    state = State({"weights": torch.ones(1, 2)}, {"env_step": 10})
+    return Publish(fence, Folders(root, fence, None), made.run_ids, state, threading.Event())
 
 
 def test_a_state_that_may_have_been_stored_is_not_given_up() -> None:

@@ -11,6 +11,7 @@ import sys
 import traceback
 
 from app.db.engine import Database
+from worker.jobs.away import NO_SPACE
 from worker.jobs.control import Control, end_group
 from worker.jobs.protocol import DONE, PREEMPTED, READY, STALE, JobMessage, Verdict
 
@@ -50,6 +51,8 @@ def _train(job: JobMessage, control: Control, database: Database) -> Verdict:
         return Verdict("out_of_memory", f"out of memory: {error}; fewer or smaller networks, copies or buffers", False)
     except Exception as error:  # noqa: BLE001 - whatever it was, the verdict says so
         traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return Verdict("disk_full", f"there is no room in {job.artifacts_dir} for what training stores: {error}")
         return Verdict("crashed", f"{type(error).__name__}: {error}")
     return PREEMPTED if preempted else DONE
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.db.engine import Database
 from app.db.repositories import training
 from app.db.repositories.metrics import Floats, Ints, Points
-from worker.jobs.away import DATABASE_AWAY
+from worker.jobs.away import DATABASE_AWAY, NO_SPACE
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ FLUSH_SECONDS = 1.0
 FLUSH_POINTS = 4096
 MAX_POINTS = 1_000_000
 """Points that wait while the database is away; training waits, too, once there are more."""
+NO_SPACE_SECONDS = 600.0
+"""How long training waits for somebody to make room on a full disk."""
 MAX_WRITES = 1_000
 """Other writes, with their files, that are not stored yet; training waits, too, once there are more."""
 
@@ -175,7 +177,7 @@ class Writer(threading.Thread):
         while batch or self._wait():
             later = self._take()
             for write in later.writes:
-                write.prepare()
+                _prepare(write)
             batch.extend(later)
             given_up = batch.give_up()
             for write, newest in given_up:
@@ -232,6 +234,25 @@ class Writer(threading.Thread):
                 obsolete += () if write.begins else write.apply(session)
             batch.doubtful = len(batch.writes)
         return obsolete
+
+
+def _prepare(write: Write) -> None:
+    """Write its files; while the disk is full, try again. Training waits at its next state.
+
+    Raises:
+        OSError: for another reason, or the disk has stayed full.
+    """
+    give_up = time.monotonic() + NO_SPACE_SECONDS
+    back_off = 0.5
+    while True:
+        try:
+            return write.prepare()
+        except OSError as error:
+            if error.errno not in NO_SPACE or time.monotonic() > give_up:
+                raise
+            log.warning("the disk is full, training waits for room: %s", error)
+        time.sleep(back_off)
+        back_off = min(30.0, 2 * back_off)
 
 
 def by_run(rows: list[Row]) -> dict[str, dict[str, Points]]:
