@@ -63,7 +63,7 @@ def test_every_decision_is_listed() -> None:
 
 def test_every_algorithm_is_documented() -> None:
     rows = re.findall(r"^\| `(\w+)` \|.*?\(([^)]+)\)", (ROOT / "docs" / "algorithms.md").read_text(), re.MULTILINE)
-    assert dict(rows) == {name: config.paper for name, config in algorithms().items()}
+    assert dict(rows) == {name: config.about(name).paper for name, config in algorithms().items()}
 
 
 def test_every_setting_is_documented() -> None:

@@ -46,6 +46,11 @@ class AlgorithmConfig(SpecSchema):
     gamma: Probability = 0.99
     """Discount factor per environment step."""
 
+    @classmethod
+    def about(cls, name: str) -> Variant:
+        """What one of the class's names stands for."""
+        return cls.variants.get(name) or Variant(cls.summary, cls.paper, {})
+
     def takes(self, field: str) -> bool:
         """Whether a number means anything, as the others are set."""
         return True
@@ -104,8 +109,7 @@ def _part(field: str, general: Any, **constraints: Any) -> Any:
 
 
 def _by_name(field: str, given: dict[str, Any], general: Any) -> Any:
-    variant = DQN.variants.get(given.get("name", ""))
-    return variant.defaults.get(field, general) if variant else general
+    return DQN.about(given.get("name", "")).defaults.get(field, general)
 
 
 class DQN(AlgorithmConfig):
@@ -117,7 +121,7 @@ class DQN(AlgorithmConfig):
 
     module: ClassVar[str] = "dqn"
     summary: ClassVar[str] = "Deep Q-network with a target network and uniform experience replay."
-    paper: ClassVar[str] = "https://doi.org/10.1038/nature14236"
+    paper: ClassVar[str] = "https://arxiv.org/abs/1312.5602"
     action_spaces: ClassVar[tuple[str, ...]] = ("discrete",)
     variants: ClassVar[dict[str, Variant]] = {
         "double_dqn": Variant(

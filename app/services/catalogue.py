@@ -52,11 +52,11 @@ def _hint(word: str, known: list[str]) -> str:
 
 
 def _algorithm(name: str, config: type[AlgorithmConfig]) -> responses.Algorithm:
-    variant = config.variants.get(name)
+    about = config.about(name)
     return responses.Algorithm(
         name=name,
-        summary=variant.summary if variant else config.summary,
-        paper=variant.paper if variant else config.paper,
+        summary=about.summary,
+        paper=about.paper,
         observation_spaces=list(config.observation_spaces),
         action_spaces=list(config.action_spaces),
         packs=config.packs,
