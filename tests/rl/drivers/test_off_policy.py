@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec as Registered
+from gymnasium.spaces import Box
 
 from app.schemas.environments import BoxSpace, DiscreteSpace
-from tests.rl.toys import spec
+from tests.rl.toys import Toy, spec
 from worker.rl.algorithms import dqn
 from worker.rl.drivers import off_policy, train
 from worker.rl.envs import EnvSpec
@@ -115,6 +118,41 @@ def test_a_run_that_goes_on_from_a_state_ends_like_one_that_never_stopped(algori
             assert torch.equal(got.tensors[name], tensor), name
         for seed in (4, 5):
             assert last_weights(resumed, seed) == last_weights(whole, seed)
+
+
+class Aging(Toy):
+    """Images as bright as the episode is old, from 1."""
+
+    def __init__(self) -> None:
+        super().__init__(Box(0, 255, (10, 10, 1), np.uint8))
+
+    def _obs(self) -> np.ndarray:
+        return np.full((10, 10, 1), self.age + 1, np.uint8)
+
+
+def test_stacks_of_frames_are_learned_from_as_they_were_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes of at most five steps, cut at checkpoints every seven, and gone on from; at most two steps at once."""
+    monkeypatch.setitem(gymnasium.registry, "Aging-v0", Registered("Aging-v0", Aging, max_episode_steps=5))
+    update = dqn.DQN.update
+
+    def checked(self: dqn.DQN, batch: Transition, noise: Noise) -> Update:
+        assert batch.obs.shape == (2, 4, 10, 10, 3)
+        before, after = (obs.amax((2, 3)).int() for obs in (batch.obs, batch.next_obs))
+        back = torch.tensor([2, 1, 0])
+        assert torch.equal(before, (before[..., -1:] - back).clamp(min=0))
+        assert torch.equal(after, (before[..., -1:] + batch.reward.ceil().int()[..., None] - back).clamp(min=0))
+        return update(self, batch, noise)
+
+    monkeypatch.setattr(dqn.DQN, "update", checked)
+    plain = spec("Aging-v0", SMALL["dqn"] | {"n_step": 2}, num_envs=2, total=84, every=14)
+    experiment = plain.model_copy(update={"environment": plain.environment.model_copy(update={"frame_stack": 3})})
+    whole, resumed = MemoryReporter([1, 2]), MemoryReporter([1, 2])
+    train(experiment, [1, 2], whole)
+    env_step, state = whole.states[2]
+    assert env_step == 42 and state.tensors["replay/obs"].shape == (2, 16, 2, 1, 10, 10)
+    train(experiment, [1, 2], resumed, resume=state)
+    for seed in (1, 2):
+        assert last_weights(resumed, seed) == last_weights(whole, seed)
 
 
 def last_weights(reporter: MemoryReporter, seed: int) -> bytes:
