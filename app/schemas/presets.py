@@ -86,6 +86,13 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "origin": "tuned here: five of five seeds between -80 and -95 within 200,000 env steps",
         "epsilon_fraction": 0.2,
     },
+    ("pqn", "LunarLander-v3"): {
+        "origin": "tuned here: three of three seeds between 225 and 246 within 300,000 env steps",
+        "num_envs": 16,
+        "num_minibatches": 8,
+        "q_lambda": 0.8,
+        "epsilon_fraction": 0.2,
+    },
     ("q_learning", "CliffWalking-v1"): {
         "origin": "Sutton & Barto 2018, example 6.6; tuned here: ten of ten seeds at -13 after 30,000 env steps",
         "gamma": 1.0,
