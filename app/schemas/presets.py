@@ -11,6 +11,19 @@ from app.schemas.base import FieldError, SpecError
 if TYPE_CHECKING:
     from app.schemas.experiment import EnvironmentSpec
 
+_DQN_CARTPOLE: dict[str, Any] = {
+    "hidden_sizes": (256, 256),
+    "learning_rate": 2.3e-3,
+    "batch_size": 64,
+    "buffer_size": 100_000,
+    "learning_starts": 1_000,
+    "train_every": 256,
+    "gradient_steps": 128,
+    "target_update_every": 128,
+    "epsilon_end": 0.04,
+    "epsilon_fraction": 0.16,
+}
+
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", "CartPole-v1"): {
         "origin": "rl-baselines3-zoo",
@@ -60,16 +73,26 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("dqn", "CartPole-v1"): {
         "origin": "rl-baselines3-zoo; its target interval of 10 env steps comes to one update per round of 128",
-        "hidden_sizes": (256, 256),
-        "learning_rate": 2.3e-3,
-        "batch_size": 64,
-        "buffer_size": 100_000,
-        "learning_starts": 1_000,
-        "train_every": 256,
-        "gradient_steps": 128,
-        "target_update_every": 128,
-        "epsilon_end": 0.04,
-        "epsilon_fraction": 0.16,
+        **_DQN_CARTPOLE,
+    },
+    ("double_dqn", "CartPole-v1"): {
+        "origin": "DQN's; one seed at 491 within 50,000 env steps",
+        **_DQN_CARTPOLE,
+    },
+    ("dueling_dqn", "CartPole-v1"): {
+        "origin": "DQN's; one seed at 500 within 50,000 env steps",
+        **_DQN_CARTPOLE,
+    },
+    ("c51", "CartPole-v1"): {
+        "origin": "DQN's, with the range of discounted returns; one seed at 500 within 50,000 env steps",
+        **_DQN_CARTPOLE,
+        "v_min": 0.0,
+        "v_max": 100.0,
+    },
+    ("qr_dqn", "CartPole-v1"): {
+        "origin": "rl-baselines3-zoo, as DQN's; one seed at 500 within 50,000 env steps",
+        **_DQN_CARTPOLE,
+        "num_quantiles": 10,
     },
     ("sac", "Pendulum-v1"): {
         "origin": "tuned here: solved by 15,000 env steps",
