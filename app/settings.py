@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import sys
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Self
@@ -141,5 +142,8 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once. If they are wrong it ends and says why, a line each."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        sys.exit("\n".join(f"trainyard: {message}" for message in messages(error)))

@@ -7,10 +7,9 @@ import warnings
 
 from celery.platforms import SecurityWarning
 from celery.signals import worker_shutting_down
-from pydantic import ValidationError
 
 from app.db import migrate
-from app.settings import get_settings, messages
+from app.settings import get_settings
 from worker import tasks
 from worker.celery_app import make_celery
 from worker.jobs import gpus
@@ -28,10 +27,7 @@ def main() -> int:
     for noisy in ("alembic", "celery", "kombu"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     warnings.simplefilter("ignore", SecurityWarning)  # it warns root of messages that run code; these are JSON
-    try:
-        settings = get_settings()
-    except ValidationError as error:
-        sys.exit("\n".join(f"trainyard worker: {message}" for message in messages(error)))
+    settings = get_settings()
     if settings.broker_url is None:
         sys.exit("trainyard worker: TRAINYARD_BROKER_URL is not set")
     try:

@@ -1,6 +1,9 @@
 """Settings refuse what would be unsafe."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,21 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_is_loopback(host: str, answer: bool) -> None:
     assert is_loopback(host) is answer
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["worker", "worker.health", "app.db.migrate", "app.embedded", "uvicorn --factory app.main:create_app --port 0"],
+)
+def test_every_process_names_what_is_wrong_a_line_each(command: str) -> None:
+    wrong = {"TRAINYARD_SLOTS": "many", "TRAINYARD_DEVICES": "gpu"}
+    ended = subprocess.run(
+        [sys.executable, "-m", *command.split()], env=os.environ | wrong, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode in (1, 2)
+    slots, devices = sorted((ended.stdout + ended.stderr).splitlines(), reverse=True)
+    assert slots.startswith("trainyard: TRAINYARD_SLOTS: Input should be a valid integer")
+    assert devices == "trainyard: TRAINYARD_DEVICES: 'gpu' is neither cpu nor cuda:N"
 
 
 def test_one_place_writes_urls_of_sqlite_files() -> None:
