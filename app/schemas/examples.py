@@ -157,6 +157,8 @@ ENVIRONMENT: dict[str, Any] = {
         "high": [4.8, None, 0.42, None],
     },
     "action_space": {"type": "discrete", "n": 2, "start": 0},
+    "variants": [],
+    "frame_stack": 1,
     "max_episode_steps": 500,
     "reward_threshold": 475.0,
     "kwargs_schema": {"type": "object", "properties": {}, "additionalProperties": False},
