@@ -41,6 +41,21 @@ def test_every_agent_and_its_bundle_take_stacked_frames(name: str) -> None:
     assert out.shape == (5, 3) and np.isfinite(out).all()
 
 
+@pytest.mark.parametrize("name", ["dqn", "ppo"])
+def test_a_run_that_went_on_is_the_run_that_never_stopped(name: str) -> None:
+    """Stacks begin anew where a checkpoint cuts episodes, and the replay knows it."""
+    whole, resumed = MemoryReporter([0, 1]), MemoryReporter([0, 1])
+    given = spec(ALGORITHMS[name], 1024, id="MinAtar/Asterix-v1", frame_stack=3)
+    given = given.model_copy(update={"training": given.training.model_copy(update={"checkpoint_every": 512})})
+    train(given, [0, 1], whole)
+    ((env_step, state),) = whole.states
+    assert env_step == 512
+    train(given, [0, 1], resumed, resume=state)
+    for seed in (0, 1):
+        (*_, ours), (*_, theirs) = whole.checkpoints[seed], resumed.checkpoints[seed]
+        assert ours[2]["weights.safetensors"] == theirs[2]["weights.safetensors"]
+
+
 @pytest.mark.slow
 def test_pong_takes_no_more_memory_with_time() -> None:
     """From when the replay, of 500 env steps, is full."""
