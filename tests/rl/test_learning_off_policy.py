@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
+from app.schemas import algorithms as configs
 from app.schemas.experiment import ExperimentSpec, resolve
+from app.schemas.presets import PRESETS
 from tests.rl import judge
 from tests.rl.toys import Toy, spec
 
@@ -66,6 +68,17 @@ def test_learns_a_tiny_task(environment: str, config: dict[str, Any], bar: float
     [("dqn", "CartPole-v1", 50_000, 475.0), ("sac", "Pendulum-v1", 15_000, -200.0)],
 )
 def test_reaches_the_bar_with_its_preset(name: str, environment: str, env_steps: int, bar: float, packed: bool) -> None:
+    assert_reaches(name, environment, env_steps, bar, packed=packed)
+
+
+@pytest.mark.learn
+@pytest.mark.parametrize("name", configs.DQN.variants)
+def test_every_part_of_dqn_balances_the_pole_with_its_preset(name: str) -> None:
+    assert (name, "CartPole-v1") in PRESETS
+    assert_reaches(name, "CartPole-v1", 100_000, 475.0, packed=True)
+
+
+def assert_reaches(name: str, environment: str, env_steps: int, bar: float, *, packed: bool) -> None:
     task = resolve(
         ExperimentSpec.model_validate(
             {
