@@ -1,3 +1,5 @@
+import importlib.util
+import sys
 from typing import Any
 
 import gymnasium
@@ -10,7 +12,7 @@ from app.schemas.environments import catalogue, kind
 from app.schemas.experiment import EnvironmentSpec
 from tests.rl import toys
 from worker.rl import envs
-from worker.rl.envs import vector
+from worker.rl.envs import atari, minatar, vector
 from worker.rl.envs.vector import LoopVectorEnv, env_seeds, make_one
 from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
 
@@ -218,3 +220,18 @@ def test_threads_change_nothing() -> None:
     one.select([1])
     assert all(np.array_equal(a, b) for a, b in zip(one.step(action[0][:1]), two.step(action[0][:1]), strict=True))
     two.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "forget"),
+    [("ALE/Pong-v5", "ale_py", atari.register), ("MinAtar/Breakout-v1", "minatar", minatar._module)],
+)
+def test_a_package_that_is_missing_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str, forget: Any
+) -> None:
+    forget.cache_clear()
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "minatar" else find(name))
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(EnvironmentFailure, match=f"{name} cannot be made: .*pip install 'trainyard"):
+        make_one(name, {})

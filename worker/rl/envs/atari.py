@@ -56,10 +56,8 @@ class Atari(gymnasium.Env[Frame, np.int64]):
         terminal_on_life_loss: bool = False,
         clip_rewards: bool = True,
     ) -> None:
-        try:
-            import ale_py
-        except ImportError as error:
-            raise ModuleNotFoundError("the worker needs ale-py: pip install 'trainyard[atari]'") from error
+        import ale_py
+
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", repeat_action_probability)
@@ -145,8 +143,10 @@ def shares(source: int, target: int) -> Tensor:
 @cache
 def register() -> None:
     """Make every game for one player known to gymnasium."""
-    import ale_py.roms
-
+    try:
+        import ale_py.roms
+    except ImportError as error:
+        raise ModuleNotFoundError("the worker needs ale-py: pip install 'trainyard[atari]'") from error
     for game in ale_py.roms.get_all_rom_ids():
         if game not in MULTIPLAYER:
             env_id = f"ALE/{game.title().replace('_', '')}-v5"
