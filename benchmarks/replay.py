@@ -20,7 +20,7 @@ import torch
 
 from app.schemas.algorithms import DQN
 from app.schemas.experiment import ExperimentSpec, resolve
-from worker.rl import envs, memory, precision
+from worker.rl import envs, memory
 from worker.rl.algorithms import dqn
 from worker.rl.noise import Noise
 from worker.rl.replay.base import Replay
@@ -95,8 +95,7 @@ def parts(kind: Callable[[Ring, float, torch.device], Replay], width: int, seeds
 
         for _ in range(HELD):
             act()
-        with precision.for_rows(len(seeds) * BATCH, width):
-            taken = [update() for _ in range(2 * UPDATES)][UPDATES:]
+        taken = [update() for _ in range(2 * UPDATES)][UPDATES:]
     drawing, learning, rating = map(statistics.median, zip(*taken, strict=True))
     return drawing, learning, rating
 

@@ -1,17 +1,16 @@
 """Which kernels multiply float32 matrices on the CPU: MKL's, or oneDNN's behind torch's "bf16" setting.
 
 On CPUs without matrix units of that type oneDNN keeps float32 accuracy and is up to twice as fast on large products,
-while it costs some 10 µs more per small one; on others it really rounds to bfloat16. The setting holds for the whole
-process. So it is used around updates whose products are large, and where a probe of this machine finds float32
-accuracy. It decides bits of the result and belongs to the recorded facts of a run.
+while it costs some 10 µs more per small one; on others it really rounds to bfloat16. So it multiplies large matrices
+alone, forward and backward, and where a probe of this machine finds float32 accuracy. The setting decides bits of the
+result and belongs to the recorded facts of a run.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["ieee", "bf16"]
 
@@ -24,36 +23,39 @@ TOLERANCE = 1e-5
 _SHAPES = ((64, 256, 256), (256, 23, 256))
 
 
+@cache
 def of_large_products() -> Precision:
     """The setting this machine takes for large products."""
     return "bf16" if error("bf16") <= TOLERANCE else "ieee"
 
 
-@contextmanager
-def for_rows(rows: int, width: int) -> Iterator[None]:
-    """Within it, products of so many rows with layers of this width take the setting for their size.
-
-    So a network acts by MKL and learns, where it is wide, packed or fed large batches, by oneDNN.
-    """
-    before = _matmul.fp32_precision
-    if rows * width * width >= LARGE:
-        _matmul.fp32_precision = of_large_products()
+def affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``bias + x weight`` of stacked matrices, (L, 1, out), (L, B, in) and (L, in, out), by the kernels for their size."""
+    if x.numel() * weight.shape[-1] < LARGE or x.is_cuda or (chosen := of_large_products()) == "ieee":
+        return torch.baddbmm(bias, x, weight)
+    _use(chosen)
     try:
-        yield
+        product = torch.baddbmm(bias, x, weight)
     finally:
-        _matmul.fp32_precision = before
+        _use("ieee")
+    if product.grad_fn is not None:
+        product.grad_fn.register_prehook(lambda _: _use(chosen))
+        product.grad_fn.register_hook(lambda *_: _use("ieee"))
+    return product
 
 
-@cache
+def _use(precision: Precision) -> None:
+    _matmul.fp32_precision = precision
+
+
 def error(precision: Precision) -> float:
     """Largest error of products with this setting on this machine, forward and backward, relative to their entries."""
     generator = torch.Generator().manual_seed(0)
-    before = _matmul.fp32_precision
-    _matmul.fp32_precision = precision
+    _use(precision)
     try:
         return max(_error(*shape, generator) for shape in _SHAPES)
     finally:
-        _matmul.fp32_precision = before
+        _use("ieee")
 
 
 def _error(batch: int, rows: int, columns: int, generator: torch.Generator) -> float:

@@ -50,11 +50,7 @@ def plain(network: nn.Module, replica: int) -> nn.Sequential:
     parts: list[nn.Module] = []
     layers: Any = network
     for layer in layers.advantage.layers:
-        linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])
-        with torch.no_grad():
-            linear.weight.copy_(layer.weight[replica].T)
-            linear.bias.copy_(layer.bias[replica, 0])
-        parts += [linear, nn.ReLU()]
+        parts += [layer.one(replica).requires_grad_(), nn.ReLU()]
     return nn.Sequential(*parts[:-1])
 
 

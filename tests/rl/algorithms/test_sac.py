@@ -69,11 +69,7 @@ def plain(mlp: Any, row: int) -> nn.Sequential:
     """One row of a stacked network made of ``torch.nn.Linear``."""
     parts: list[nn.Module] = []
     for layer in mlp.layers:
-        linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])
-        with torch.no_grad():
-            linear.weight.copy_(layer.weight[row].T)
-            linear.bias.copy_(layer.bias[row, 0])
-        parts += [linear, nn.ReLU()]
+        parts += [layer.one(row).requires_grad_(), nn.ReLU()]
     return nn.Sequential(*parts[:-1])
 
 

@@ -89,7 +89,7 @@ def test_fractions_are_embedded_by_their_cosines() -> None:
     linear = network.embedding.linear
     for r, b, n in ((0, 0, 0), (1, 4, 1), (2, 8, 0)):
         cosines = torch.tensor([math.cos(math.pi * i * float(fractions[r, b, n])) for i in range(64)])
-        phi = (cosines @ linear.weight[r] + linear.bias[r, 0]).relu()
+        phi = linear.one(r)(cosines).relu()
         torch.testing.assert_close(embedded[r, b, n], features[r, b] * phi, rtol=1e-4, atol=1e-5)
 
 

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.schemas import algorithms as configs
-from worker.rl import precision
 from worker.rl.algorithms.agent import Agent, Value, replica_of
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.functional import policy_gradient, returns
@@ -94,11 +93,6 @@ class PPO(Agent):
         return Act(self._policy.mode(outputs), {})
 
     def update(self, batch: Rollout, noise: Noise) -> Update:
-        minibatch = batch.reward[0].numel() // self.config.num_minibatches
-        with precision.for_rows(2 * self.parameters.replicas * minibatch, min(self.config.hidden_sizes)):
-            return self._update(batch, noise)
-
-    def _update(self, batch: Rollout, noise: Noise) -> Update:
         config = self.config
         remaining = max(0.0, 1.0 - self.updates / self._updates_planned)
         self.optimiser.lr = config.learning_rate * (remaining if config.learning_rate_schedule == "linear" else 1.0)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from app.schemas import algorithms as configs
 from app.schemas.environments import BoxSpace
-from worker.rl import precision
 from worker.rl.algorithms.agent import Agent, replica_of
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.functional import returns, td
@@ -79,12 +78,8 @@ class PQN(Agent):
         return Act(action, {})
 
     def update(self, batch: Rollout, noise: Noise) -> Update:
-        rows = batch.reward[0].numel() // self.config.num_minibatches
-        with precision.for_rows(self.parameters.replicas * rows, min(self.config.hidden_sizes)):
-            return self._update(batch, noise, rows)
-
-    def _update(self, batch: Rollout, noise: Noise, rows: int) -> Update:
         config = self.config
+        rows = batch.reward[0].numel() // config.num_minibatches
         remaining = max(0.0, 1.0 - self.updates / self._updates_planned)
         self.optimiser.lr = config.learning_rate * (remaining if config.learning_rate_schedule == "linear" else 1.0)
         samples = [batch.obs.flatten(1, 2), batch.action.flatten(1, 2), self._target(batch).flatten(1)]

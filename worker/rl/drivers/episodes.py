@@ -16,7 +16,7 @@ class Episodes:
     def add(self, reward: np.ndarray, ended: np.ndarray) -> None:
         """Take in steps (R, T, N); ``ended`` where an episode terminated or was truncated."""
         if not ended.any():
-            self._return += reward.sum(1, dtype=np.float64, keepdims=True)
+            self._return += reward if reward.shape[1] == 1 else reward.sum(1, dtype=np.float64, keepdims=True)
             self._length += reward.shape[1]
             return
         # One row per copy: what it had, its steps, a zero. Sums begin anew at the step after an end, so that each is of

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from app.schemas.environments import BoxSpace, channel_axis
 from app.schemas.experiment import ExperimentSpec
-from worker.rl import precision
 from worker.rl.algorithms.agent import Agent
 from worker.rl.drivers.loop import Loop
 from worker.rl.envs import EnvSpec, VectorEnv
@@ -90,11 +89,10 @@ def run(
                 replay.ring.cut(cut)
             due = rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
             if due:
-                with precision.for_rows(loop.replicas * config.batch_size, min(config.hidden_sizes)):
-                    done = loop.env_step / spec.training.total_env_steps
-                    for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size, done):
-                        update = agent.update(batch, loop.noise)
-                        replay.update(update.priority)
+                done = loop.env_step / spec.training.total_env_steps
+                for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size, done):
+                    update = agent.update(batch, loop.noise)
+                    replay.update(update.priority)
                 loop.record(update.metrics)
             obs = loop.turn(step.obs)
 

@@ -27,6 +27,7 @@ FARTHEST, STEEPEST = 2.4, math.radians(12)
 LONGEST = 500
 SPREAD = 0.05
 """Episodes begin uniformly within ± this in every coordinate."""
+_NO = np.zeros((1, 1), bool)
 
 
 def accelerations(action: Any, cos: Any, sin: Any, spin: Any) -> tuple[Any, Any]:
@@ -65,15 +66,19 @@ class CartPole:
         return self._ended(terminated, self._age >= LONGEST)
 
     def _step_one(self, action: int) -> Step:
-        """One pole alone, in plain numbers: a third of the calls an array of one would take."""
+        """One pole alone, in plain numbers: an array of one would take five times as long."""
         position, velocity, angle, spin = self._state[:, 0].tolist()
         speed_up, spin_up = accelerations(action, math.cos(angle), math.sin(angle), spin)
         position += SECONDS * velocity
         angle += SECONDS * spin
-        self._state[:, 0] = position, velocity + SECONDS * speed_up, angle, spin + SECONDS * spin_up
+        state = (position, velocity + SECONDS * speed_up, angle, spin + SECONDS * spin_up)
+        self._state[:, 0] = state
         self._age += 1
         terminated = abs(position) > FARTHEST or abs(angle) > STEEPEST
-        return self._ended(np.array([terminated]), self._age >= LONGEST)
+        if terminated or self._age[0] >= LONGEST:
+            return self._ended(np.array([terminated]), self._age >= LONGEST)
+        obs = np.array([[state]], np.float32)
+        return Step(obs, np.full((1, 1), 0.0 if self._punish else 1.0, np.float32), _NO, _NO, obs)
 
     def _ended(self, terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> Step:
         reward = -terminated.astype(np.float32) if self._punish else np.ones(terminated.size, np.float32)

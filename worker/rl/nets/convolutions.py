@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from worker.rl import precision
 from worker.rl.nets.layers import Init
 
 
@@ -26,7 +27,7 @@ class PatchConv2d(nn.Module):
         k, channels = self.kernel, x.shape[-1]
         rows = x.flatten(-2).unfold(-1, k * channels, channels)  # (L, B, H, W', k * C): a patch's rows lie together
         patches = rows.unfold(-3, k, 1).transpose(-1, -2)  # (L, B, H', W', k, k * C)
-        out = torch.baddbmm(self.bias, patches.reshape(x.shape[0], -1, self.weight.shape[1]), self.weight)
+        out = precision.affine(self.bias, patches.reshape(x.shape[0], -1, self.weight.shape[1]), self.weight)
         return out.view(*patches.shape[:-2], -1)
 
     def one(self, row: int) -> nn.Module:

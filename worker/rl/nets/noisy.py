@@ -43,8 +43,9 @@ class NoisyLinear(Linear):
         if noise is None:
             return super().forward(x)
         rows, columns = noise[:, self.inputs].unsqueeze(2), noise[:, self.outputs].unsqueeze(1)
-        weight = torch.addcmul(self.weight, self.weight_std, rows * columns)
-        return torch.baddbmm(torch.addcmul(self.bias, self.bias_std, columns), x, weight)
+        product = (rows * columns).transpose(1, 2) if self.narrow else rows * columns
+        weight = torch.addcmul(self.weight, self.weight_std, product)
+        return self.affine(x, weight, torch.addcmul(self.bias, self.bias_std, columns))
 
 
 class NoisyMLP(MLP):
