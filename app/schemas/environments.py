@@ -66,6 +66,11 @@ def channel_axis(shape: tuple[int, ...]) -> int:
     return 0 if shape[0] < min(shape[1:]) else 2
 
 
+def brightest(image: BoxSpace) -> int:
+    """The largest byte of an image."""
+    return int(max(high for high in image.high if high is not None))
+
+
 def stacked(frame: BoxSpace, frames: int) -> BoxSpace:
     """So many images one after the other on their channel axis."""
     axis = channel_axis(frame.shape)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from app.schemas.bundle import PolicyBundle
-from app.schemas.environments import DiscreteSpace
+from app.schemas.environments import DiscreteSpace, brightest
 from app.schemas.experiment import ExperimentSpec
 from worker.rl.algorithms.agent import Agent
 from worker.rl.envs.spaces import EnvSpec
@@ -72,7 +72,7 @@ def _probe(env_spec: EnvSpec) -> Tensor:
     if isinstance(space := env_spec.observation_space, DiscreteSpace):
         return torch.randint(space.start, space.start + space.n, shape, generator=generator)
     if env_spec.image:
-        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        return torch.randint(0, brightest(env_spec.observation_box) + 1, shape, generator=generator, dtype=torch.uint8)
     scale = torch.logspace(-1, 1, PROBE_BATCH)
     return torch.randn(shape, generator=generator) * scale.reshape(-1, *[1] * len(shape[1:]))
 

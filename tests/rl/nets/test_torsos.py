@@ -72,8 +72,8 @@ def test_smaller_than_a_filter_is_refused() -> None:
 
 
 def test_a_product_over_patches_is_the_convolution() -> None:
-    layer = PatchConv2d(Init(SEEDS, "conv"), 1, 5, 4, 3)
-    x = torch.randn(3, 6, 7, 9, 5, requires_grad=True)
+    layer = PatchConv2d(Init(SEEDS, "conv"), 1, 5, 4, 3).double()
+    x = torch.randn(3, 6, 7, 9, 5, dtype=torch.float64, requires_grad=True)
     weight = layer.weight[1].T.reshape(4, 3, 3, 5).permute(0, 3, 1, 2)
     expected = F.conv2d(x[1].permute(0, 3, 1, 2), weight, layer.bias[1, 0]).permute(0, 2, 3, 1)
     torch.testing.assert_close(layer(x)[1], expected)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.schemas.environments import BoxSpace, channel_axis, kind
+from app.schemas.environments import BoxSpace, brightest, channel_axis, kind
 from worker.rl.errors import UnsupportedSpace
 from worker.rl.nets.convolutions import PatchConv2d
 from worker.rl.nets.layers import ACTIVATIONS, Conv2d, Init, LayerNorm, Linear, fan_in_linear, orthogonal_linear
@@ -138,7 +138,7 @@ class Pixels(nn.Module):
         self.channels = observation.shape[self.axis]
         self.size = [side for axis, side in enumerate(observation.shape) if axis != self.axis]
         """Height and width."""
-        self.brightest = max(high for high in observation.high if high is not None)
+        self.brightest = brightest(observation)
 
     def forward(self, obs: Tensor) -> Tensor:
         last = obs.dim() - 1  # counted from the left, since the ONNX exporter knows no negative axes
