@@ -91,7 +91,7 @@ class Database:
         self.engine = make_engine(url, pool_size=pool_size)
         self._reading = sessionmaker(self.engine, expire_on_commit=False, autoflush=True)
         self._writing = sessionmaker(self.engine.execution_options(writes=True), expire_on_commit=False, autoflush=True)
-        # SQLite lets whoever asks at the right moment write next: one of many threads could be passed over for too long.
+        # SQLite lets whoever asks at the right moment write next: a thread among many could be passed over too long.
         self._turn: AbstractContextManager[object] = Lock() if self.engine.name == "sqlite" else nullcontext()
 
     @contextmanager

@@ -94,6 +94,21 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         **_DQN_CARTPOLE,
         "num_quantiles": 10,
     },
+    ("iqn", "CartPole-v1"): {
+        "origin": "DQN's; one seed at 500 within 50,000 env steps",
+        **_DQN_CARTPOLE,
+    },
+    ("rainbow", "CartPole-v1"): {
+        "origin": "tuned here: one seed at 482 within 50,000 env steps",
+        "hidden_sizes": (128, 128),
+        "learning_rate": 1e-3,
+        "batch_size": 64,
+        "train_every": 4,
+        "gradient_steps": 2,
+        "target_update_every": 250,
+        "v_min": 0.0,
+        "v_max": 100.0,
+    },
     ("sac", "Pendulum-v1"): {
         "origin": "tuned here: solved by 15,000 env steps",
         "hidden_sizes": (64, 64),
