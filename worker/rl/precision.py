@@ -30,7 +30,7 @@ def of_large_products() -> Precision:
 
 
 def affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """``bias + x weight`` of stacked matrices by the kernels for their size: (L, 1, out), (L, B, in) and (L, in, out)."""
+    """``bias + x weight``, stacked (L, 1, out), (L, B, in) and (L, in, out), by the kernels for the product's size."""
     if x.numel() * weight.shape[-1] < LARGE or x.is_cuda or (chosen := of_large_products()) == "ieee":
         return torch.baddbmm(bias, x, weight)
     _use(chosen)
