@@ -13,16 +13,22 @@ Small products are bound by call overhead, which a pack pays once. Env steps per
     DQN 256-wide   4.2 M     960   1,720   2,120  2.2
     PPO 256-wide    17 M  16,600  24,300  27,000  1.6
     SAC 256-wide    17 M     217     295     302  1.4
+    DQN MinAtar    4.2 M     581     871     947  1.6
     ===========  =======  ======  ======  ======  ======
 
-Where a pack gains little, jobs of their own can run side by side, and images (whose replicas are a loop) gain nothing.
+Where a pack gains little, jobs of their own can run side by side, and large images (whose replicas are a loop) gain
+nothing.
 """
 
-from app.schemas.environments import catalogue, kind
+from app.schemas.environments import BoxSpace, catalogue, channel_axis, kind
 from app.schemas.experiment import ExperimentSpec
 
 SMALL, MEDIUM = 2_000_000, 8_000_000
 """Work up to which packs of eight and of four are made."""
+LARGE_IMAGE = 36
+"""Pixels on a side from which images pass through the larger convolutional torso."""
+SMALL_IMAGE_MAPS, SMALL_IMAGE_FEATURES = 16, 128
+"""Of the smaller one, whose dense layer is its widest."""
 SHARED = 10_000_000
 """Work of all runs together from which a second thread is worth a core; below, it brings a fifth at best."""
 
@@ -33,7 +39,7 @@ def pack_size(spec: ExperimentSpec) -> int:
         return 1
     if spec.resources.pack != "auto":
         return min(spec.resources.pack, len(spec.seeds))
-    if _images(spec) or _work(spec) >= MEDIUM:
+    if _large_images(spec) or _work(spec) >= MEDIUM:
         return 1
     return min(8 if _work(spec) < SMALL else 4, len(spec.seeds))
 
@@ -42,12 +48,22 @@ def threads(spec: ExperimentSpec, runs: int) -> int:
     """Threads for a job of so many runs of a resolved spec."""
     if spec.resources.threads != "auto":
         return spec.resources.threads
-    return 2 if _images(spec) or runs * _work(spec) >= SHARED else 1
+    return 2 if _large_images(spec) or runs * _work(spec) >= SHARED else 1
 
 
-def _images(spec: ExperimentSpec) -> bool:
+def _image(spec: ExperimentSpec) -> tuple[int, int] | None:
+    """Height and width, if observations are images."""
     entry = catalogue().get(spec.environment.id)
-    return entry is not None and kind(entry.observation_space) == "image"
+    if entry is None or not isinstance(entry.observation_space, BoxSpace) or kind(entry.observation_space) != "image":
+        return None
+    shape = entry.observation_space.shape
+    height, width = shape[1:] if channel_axis(shape) == 0 else shape[:2]
+    return height, width
+
+
+def _large_images(spec: ExperimentSpec) -> bool:
+    image = _image(spec)
+    return image is not None and min(image) >= LARGE_IMAGE
 
 
 def _work(spec: ExperimentSpec) -> int:
@@ -55,5 +71,7 @@ def _work(spec: ExperimentSpec) -> int:
     algorithm = spec.algorithm
     rollout = (spec.environment.num_envs or algorithm.default_num_envs) * getattr(algorithm, "num_steps", 0)
     batch: int = getattr(algorithm, "batch_size", 0) or rollout // getattr(algorithm, "num_minibatches", 1)
+    if image := _image(spec):
+        return batch * SMALL_IMAGE_MAPS * (image[0] - 2) * (image[1] - 2) * SMALL_IMAGE_FEATURES
     widths: tuple[int, ...] = getattr(algorithm, "hidden_sizes", (1,))  # a table has no layers
     return batch * max(widths) ** 2

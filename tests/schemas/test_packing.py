@@ -28,6 +28,8 @@ def spec(
         ({"name": "ppo", "hidden_sizes": [128, 128]}, "CartPole-v1", 4),
         ({"name": "ppo", "hidden_sizes": [256, 64]}, "CartPole-v1", 1),
         ({"name": "ppo"}, "CarRacing-v3", 1),
+        ({"name": "dqn"}, "MinAtar/Breakout-v1", 1),
+        ({"name": "dqn", "batch_size": 32}, "MinAtar/Breakout-v1", 4),
         ({"name": "dqn"}, "CartPole-v1", 4),
         ({"name": "dqn", "hidden_sizes": [64]}, "CartPole-v1", 8),
         ({"name": "sac"}, "Pendulum-v1", 1),
@@ -49,4 +51,5 @@ def test_threads_follow_the_work_of_all_runs() -> None:
     assert [threads(spec({"name": "ppo"}), runs) for runs in (1, 8, 9, 16)] == [1, 1, 1, 2]
     assert threads(spec({"name": "sac"}, "Pendulum-v1"), 1) == 2
     assert threads(spec({"name": "ppo"}, "CarRacing-v3"), 1) == 2
+    assert threads(spec({"name": "dqn", "batch_size": 32}, "MinAtar/Breakout-v1"), 1) == 1
     assert threads(spec({"name": "ppo"}, threads=5), 1) == 5
