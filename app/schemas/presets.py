@@ -1,9 +1,9 @@
 """Tuned numbers per (algorithm, environment). A preset is numbers and nothing else; explicit fields win over it."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from app.schemas.algorithms import AnyAlgorithm
 from app.schemas.base import FieldError, SpecError
@@ -201,6 +201,6 @@ def apply(algorithm: AnyAlgorithm, environment: "EnvironmentSpec") -> tuple[AnyA
         raise SpecError([_beside_the_preset(row) for row in error.errors()]) from None
 
 
-def _beside_the_preset(row: ErrorDetails) -> FieldError:
+def _beside_the_preset(row: Mapping[str, Any]) -> FieldError:
     message = row["msg"].removeprefix("Value error, ")
     return FieldError(f"/algorithm/{row['loc'][0]}", f"does not go with the preset's other numbers: {message}")
