@@ -98,9 +98,9 @@ class Client:
         """One experiment with its runs."""
         return self._call("GET", f"/v1/experiments/{experiment_id}")
 
-    def experiments(self, *, limit: int | None = None, after: str | None = None) -> Json:
-        """A page of experiments, newest first: ``{data, has_more}``."""
-        return self._call("GET", "/v1/experiments", params=_given(limit=limit, after=after))
+    def experiments(self, *, name: str | None = None, limit: int | None = None, after: str | None = None) -> Json:
+        """A page of experiments (of exactly that name), newest first: ``{data, has_more}``."""
+        return self._call("GET", "/v1/experiments", params=_given(name=name, limit=limit, after=after))
 
     def cancel_experiment(self, experiment_id: str) -> Json:
         """Cancel every run that is still active."""
@@ -177,6 +177,10 @@ class Client:
                 self._bear(self._unreachable(error), patience)
             else:
                 time.sleep(_Patience.FIRST_PAUSE)
+
+    def attempts(self, run_id: str) -> Json:
+        """Attempts to train a run, oldest first: where, when, on what."""
+        return self._call("GET", f"/v1/runs/{run_id}/attempts")
 
     # Checkpoints and actions
 

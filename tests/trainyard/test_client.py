@@ -57,6 +57,8 @@ class TestExperiments:
         listed = [experiment["id"] for experiment in client.experiments(limit=100)["data"]]
         assert trained["id"] in listed
         assert listed == sorted(listed, reverse=True)
+        assert trained in client.experiments(name=trained["name"], limit=100)["data"]
+        assert client.experiments(name="of nobody")["data"] == []
 
     def test_a_refusal_names_the_field(self, client: Client) -> None:
         with pytest.raises(Problem) as caught:
@@ -85,6 +87,11 @@ class TestRuns:
         assert "evaluation/return_mean" in {row["key"] for row in client.metrics(run)["data"]}
         series = client.series(run, "evaluation/return_mean", max_points=10)
         assert series["step"] == sorted(set(series["step"]))
+
+    def test_attempts(self, client: Client, trained: dict[str, Any]) -> None:
+        (attempt,) = client.attempts(trained["runs"][0]["id"])["data"]
+        assert attempt["outcome"] == "done"
+        assert attempt["facts"]["threads"] >= 1
 
     def test_lists_filter(self, client: Client, trained: dict[str, Any]) -> None:
         runs = client.runs(experiment_id=trained["id"], status="succeeded")["data"]
