@@ -59,6 +59,8 @@ class Parameters:
         self._point()
 
     def _point(self) -> None:
+        self.rows = [buffer.unbind(0) for buffer in self.buffers]
+        """Each buffer's rows, one tensor for each replica."""
         for group, buffer in zip(self._groups, self.buffers, strict=True):
             width = sum(parameter[0].numel() for parameter in group)
             rows = buffer.view(-1, width)
@@ -102,13 +104,14 @@ class Adam:
         self.first = [torch.zeros_like(buffer) for buffer in parameters.buffers]
         self.second = [torch.zeros_like(buffer) for buffer in parameters.buffers]
         self.steps = parameters.buffers[0].new_zeros(parameters.replicas)
+        self._split()
 
     def step(self, loss: Tensor, active: Sequence[bool] | None = None) -> None:
         """One update of this optimiser's parameters, and of no others, down the gradient of ``loss``, (R,).
 
         Replicas that are not ``active`` keep weights, moments and step count.
         """
-        self.apply(torch.autograd.grad(loss.sum(), self.parameters.tensors), active)
+        self.apply(torch.autograd.grad(loss, self.parameters.tensors, torch.ones_like(loss)), active)
 
     @torch.no_grad()
     def apply(self, gradients: Sequence[Tensor], active: Sequence[bool] | None = None) -> None:
@@ -141,14 +144,20 @@ class Adam:
         self.first = [buffer[rows] for buffer in self.first]
         self.second = [buffer[rows] for buffer in self.second]
         self.steps = self.steps[rows]
+        self._split()
         if not isinstance(self.lr, float):
             self.lr = [self.lr[i] for i in rows]
 
+    def _split(self) -> None:
+        """The rows of the moments and of the counts of steps, one tensor for each replica."""
+        moments = ([buffer.unbind(0) for buffer in buffers] for buffers in (self.first, self.second))
+        self._rows = (*moments, [self.steps.unbind(0)] * len(self.first))
+
     def _fused(self, rows: list[int], gradients: list[Tensor], lr: float) -> None:
         """Adam on these rows, each a tensor of its own: a row's arithmetic must not depend on which others move."""
-        groups = (self.parameters.buffers, gradients, self.first, self.second, [self.steps] * len(gradients))
+        split = [gradient.unbind(0) for gradient in gradients]
         weights, slopes, first, second, steps = (
-            [views[r] for views in (buffer.unbind(0) for buffer in buffers) for r in rows] for buffers in groups
+            [views[r] for views in buffers for r in rows] for buffers in (self.parameters.rows, split, *self._rows)
         )
         torch._fused_adam_(
             weights,

@@ -99,7 +99,7 @@ def test_updates_equal_the_pseudo_code(kind: str) -> None:
     theirs = [(plain(ours.network, r), plain(ours.network, r)) for r in range(2)]
     optimisers = [torch.optim.Adam(online.parameters(), lr=1e-2) for online, _ in theirs]
     for number, batch in enumerate(batches(12, 2), start=1):
-        update = ours.update(batch, Noise([1, 2]))
+        update = ours.update(batch._replace(weight=torch.ones(2, 8)), Noise([1, 2]))
         for r, (online, target) in enumerate(theirs):
             value, priority = loss_of(kind, online, target, batch, r)
             torch.testing.assert_close(update.metrics["losses/q"][r], value.detach(), rtol=1e-5, atol=1e-6)
@@ -286,7 +286,7 @@ def test_a_weighted_sample_of_any_kind_counts_by_its_weight(name: str) -> None:
     (batch,) = batches(1, 2)
     ours, alike = (agent([1, 2], name=name) for _ in range(2))
     a = ours.update(batch._replace(weight=torch.full((2, 8), 0.5)), Noise([1, 2]))
-    b = alike.update(batch, Noise([1, 2]))
+    b = alike.update(batch._replace(weight=torch.ones(2, 8)), Noise([1, 2]))
     torch.testing.assert_close(2 * a.metrics["losses/q"], b.metrics["losses/q"])
     assert a.priority is not None and b.priority is not None
     torch.testing.assert_close(a.priority, b.priority)

@@ -44,8 +44,8 @@ class Head(nn.Module):
     @abstractmethod
     def loss(
         self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None, fractions: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Loss of each replica (R,) and size of each sample's error (R, B), which a prioritized replay ranks by.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Loss of each replica (R,) and, of a weighted sample, each error's size (R, B), which its replay ranks by.
 
         ``fractions`` (R, B, N) are those that an implicit network was asked for.
         """
@@ -70,9 +70,10 @@ class ScalarHead(Head):
 
     def loss(
         self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None, fractions: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        td_error = target - _of(action, outputs)
-        return self._loss(td_error, weight), td_error.detach().abs()
+    ) -> tuple[Tensor, Tensor | None]:
+        prediction = _of(action, outputs)
+        loss = self._loss(prediction, target, weight)
+        return loss, None if weight is None else (target - prediction.detach()).abs()
 
 
 class CategoricalHead(Head):

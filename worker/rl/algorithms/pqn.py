@@ -88,7 +88,7 @@ class PQN(Agent):
             parts = shuffled(samples, noise.permutation("minibatch", samples[0].shape[1]))
             for obs, action, target in zip(*(part.split(rows, 1) for part in parts), strict=True):
                 q = self.network(obs).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-                loss = td.weighted_mse(target - q)
+                loss = td.weighted_mse(q, target)
                 self.optimiser.step(loss)
                 losses.append(loss.detach())
                 values.append(q.detach().mean(1))

@@ -90,10 +90,12 @@ class SAC(Agent):
             next_q = self.critic_target(batch.next_obs, next_action).amin(1)
             soft_value = next_q - self.temperature.log_alpha.exp() * next_log_prob  # (3)
             target = td.target(batch.reward, batch.discount, soft_value)
-        td_error = target.unsqueeze(1) - self.critic(batch.obs, batch.action)
-        loss = td.weighted_mse(td_error, batch.weight)  # (5)
+        q = self.critic(batch.obs, batch.action)
+        loss = td.weighted_mse(q, target.unsqueeze(1), batch.weight)  # (5)
         self.critic_optimiser.step(loss)
-        return {"losses/critic": loss.detach(), "sac/q_mean": target.mean(-1)}, td_error.detach().abs().mean(1)
+        return {"losses/critic": loss.detach(), "sac/q_mean": target.mean(-1)}, (
+            target.unsqueeze(1) - q.detach()
+        ).abs().mean(1)
 
     def _actor_step(self, batch: Transition, noise: Noise) -> dict[str, Tensor]:
         action, log_prob = self._sample(batch.obs, noise, "actor")

@@ -117,7 +117,7 @@ class Loop:
         self._emit_every = emit_every
         self._orders: Mapping[int, Order] = {}
         self._metrics: Mapping[str, Tensor] = {}
-        self._seen = self._evaluated = self._published = 0
+        self._seen = self._evaluated = self._published = self._idle_until = 0
         self._asked = 0.0
 
     def begin(self, resume: State | None) -> np.ndarray | None:
@@ -147,6 +147,8 @@ class Loop:
         """Hear what users want. Which replicas' episodes end here, (R,) bool: to be known before the update."""
         self._orders = self.reporter.poll()
         cut = np.zeros(self.replicas, bool)
+        if not self._orders and self.env_step < self._idle_until:
+            return cut
         if self._due(self._checkpoint_every) or "preempt" in self._orders.values():
             cut[:] = True
         cut[[r for r, order in self._orders.items() if order == "pause"]] = True
@@ -166,11 +168,11 @@ class Loop:
 
     def turn(self, obs: np.ndarray) -> np.ndarray | None:
         """Do what is due after an update: the observations to go on from, or None when the driver is to return."""
+        if not self._orders and self.env_step < self._idle_until:
+            return obs
         over = self.env_step >= self._total
         saving = self._due(self._checkpoint_every)
         evaluating = self._evaluation_due(over)
-        if not (over or saving or evaluating or self._orders or self.env_step - self._emitted >= self._emit_every):
-            return obs
         obs = self._leave(self._emit(), obs)
         if not self.replicas:
             return None
@@ -196,6 +198,7 @@ class Loop:
             self.episodes.cut()
             obs = self.env.reset(self.env_step)
         self._seen = self.env_step
+        self._idle_until = self._next_due()
         self._clock = time.perf_counter()
         return obs
 
@@ -228,6 +231,11 @@ class Loop:
             return False
         self._orders = given
         return True
+
+    def _next_due(self) -> int:
+        """The env step at which there is something to be done again."""
+        multiples = (self._seen // every * every + every for every in (self._checkpoint_every, self._evaluate_every))
+        return min(self._total, self._emitted + self._emit_every, *multiples)
 
     def _due(self, every: int) -> bool:
         return self.env_step // every > self._seen // every

@@ -31,25 +31,26 @@ def expected_value(q: Tensor, epsilon: float) -> Tensor:
     return torch.lerp(q.amax(-1), q.mean(-1), epsilon)
 
 
-def weighted_mse(td_error: Tensor, weight: Tensor | None = None) -> Tensor:
+def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Half the mean squared error.
 
     Args:
-        td_error: ``(R, B)`` or, for an ensemble, ``(R, E, B)``.
+        prediction: ``(R, B)`` or, for an ensemble, ``(R, E, B)``.
+        target: What it should be, of the same number of axes.
         weight: Weight of each sample (importance sampling), ``(R, B)``; None weighs all alike.
 
     Returns:
         Loss of each replica, ``(R,)``.
     """
-    return weighted_mean(td_error.square(), weight) * 0.5
+    return weighted_mean((prediction - target).square(), weight) * 0.5
 
 
-def weighted_huber(td_error: Tensor, weight: Tensor | None = None, delta: float = 1.0) -> Tensor:
+def weighted_huber(prediction: Tensor, target: Tensor, weight: Tensor | None = None, delta: float = 1.0) -> Tensor:
     """Mean Huber loss: half the square within ``delta`` of zero, linear with slope ``delta`` outside.
 
     Arguments and result as of :func:`weighted_mse`.
     """
-    return weighted_mean(torch.nn.functional.huber_loss(td_error, torch.zeros_like(td_error), "none", delta), weight)
+    return weighted_mean(torch.nn.functional.huber_loss(prediction, target, "none", delta), weight)
 
 
 def weighted_mean(loss: Tensor, weight: Tensor | None = None) -> Tensor:

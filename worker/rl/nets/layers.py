@@ -65,37 +65,22 @@ def _orthogonal(rows: int, columns: int, gain: float, generator: torch.Generator
 class Linear(nn.Module):
     """Affine map with stacked weights: (L, B, in) -> (L, B, out) where L = R * members.
 
-    ``bias`` is (L, 1, out). ``weight`` is (L, in, out), of a narrow layer (L, out, in): with few outputs MKL multiplies
-    that way round up to four times as fast, forward and backward.
-
-    Args:
-        weight: (L, in, out).
-        bias: (L, 1, out); None: zero.
+    ``weight`` is (L, in, out), ``bias`` (L, 1, out).
     """
-
-    NARROW = 16
-    """Outputs."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.narrow = weight.shape[2] <= self.NARROW
+        self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(weight.new_zeros(weight.shape[0], 1, weight.shape[2]) if bias is None else bias)
-        self.weight = nn.Parameter(weight.transpose(1, 2).contiguous() if self.narrow else weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.affine(x, self.weight, self.bias)
-
-    def affine(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """``x weight + bias`` with weights laid out like this layer's."""
-        if self.narrow:
-            return torch.baddbmm(bias.transpose(1, 2), weight, x.transpose(1, 2)).transpose(1, 2)
-        return precision.affine(bias, x, weight)
+        return precision.affine(self.bias, x, self.weight)
 
     def one(self, row: int) -> nn.Linear:
         """A copy of one row of the stack, (B, in) -> (B, out), for export."""
-        weight = self.weight.detach()[row]
-        weight = (weight if self.narrow else weight.T).clone(memory_format=torch.contiguous_format)
-        layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        _, in_features, out_features = self.weight.shape
+        layer = nn.Linear(in_features, out_features, device="meta")
+        weight = self.weight.detach()[row].T.clone(memory_format=torch.contiguous_format)
         layer.weight = nn.Parameter(weight, requires_grad=False)
         layer.bias = nn.Parameter(self.bias.detach()[row, 0].clone(), requires_grad=False)
         return layer

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from worker.rl import precision
 from worker.rl.nets.layers import Init, Linear
 from worker.rl.nets.torsos import MLP
 
@@ -43,9 +44,8 @@ class NoisyLinear(Linear):
         if noise is None:
             return super().forward(x)
         rows, columns = noise[:, self.inputs].unsqueeze(2), noise[:, self.outputs].unsqueeze(1)
-        product = (rows * columns).transpose(1, 2) if self.narrow else rows * columns
-        weight = torch.addcmul(self.weight, self.weight_std, product)
-        return self.affine(x, weight, torch.addcmul(self.bias, self.bias_std, columns))
+        weight = torch.addcmul(self.weight, self.weight_std, rows * columns)
+        return precision.affine(torch.addcmul(self.bias, self.bias_std, columns), x, weight)
 
 
 class NoisyMLP(MLP):
