@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 from torch.distributions import Categorical, Normal, kl_divergence
 
@@ -54,6 +55,16 @@ def test_gumbel_argmax_samples_the_softmax() -> None:
     gumbel = -(-torch.rand(200_000, 3, generator=torch.Generator().manual_seed(0)).log()).log()
     share = torch.bincount(categorical.sample(logits, gumbel)) / 200_000
     torch.testing.assert_close(share, logits.softmax(-1), rtol=0, atol=4 * math.sqrt(0.25 / 200_000))
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 0.3, 1e-3])
+def test_epsilon_greedy_draws_every_action_alike_beside_the_greedy_one(epsilon: float) -> None:
+    greedy, n = torch.full((400_000,), 2), 400_000
+    deviate = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    share = torch.bincount(categorical.epsilon_greedy(greedy, 5, epsilon, deviate), minlength=5) / n
+    expected = torch.full((5,), epsilon / 5)
+    expected[2] += 1 - epsilon
+    torch.testing.assert_close(share, expected, rtol=0, atol=5 * math.sqrt(epsilon / n))
 
 
 def test_gaussian_agrees_with_torch() -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from app.schemas import algorithms as configs
 from worker.rl.algorithms.agent import Agent, replica_of
 from worker.rl.envs.spaces import EnvSpec
-from worker.rl.functional import categorical_values, quantile_values, td
+from worker.rl.functional import categorical, categorical_values, quantile_values, td
 from worker.rl.nets.layers import Init
 from worker.rl.nets.q_network import QNetwork
 from worker.rl.noise import Noise
@@ -201,8 +201,8 @@ class DQN(Agent):
         action = self.head.q(outputs).argmax(-1)
         epsilon = self.exploration if explore else self.epsilon
         if epsilon:
-            deviate, choice = noise.uniform("epsilon", *action.shape[1:], 2).unbind(-1)
-            action = torch.where(deviate < epsilon, (choice * self.actions).long(), action)
+            deviate = noise.uniform("epsilon", *action.shape[1:])
+            action = categorical.epsilon_greedy(action, self.actions, epsilon, deviate)
         return Act(action, {})
 
     def update(self, batch: Transition, noise: Noise) -> Update:

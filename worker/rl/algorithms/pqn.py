@@ -18,7 +18,7 @@ from app.schemas import algorithms as configs
 from app.schemas.environments import BoxSpace
 from worker.rl.algorithms.agent import Agent, replica_of
 from worker.rl.envs.spaces import EnvSpec
-from worker.rl.functional import returns, td
+from worker.rl.functional import categorical, returns, td
 from worker.rl.nets.layers import ACTIVATIONS, Init, LayerNorm, fan_in_linear
 from worker.rl.nets.torsos import torso_for
 from worker.rl.noise import Noise
@@ -73,8 +73,8 @@ class PQN(Agent):
         action = self.network(obs).argmax(-1)
         epsilon = self.exploration if explore else self.epsilon
         if epsilon:
-            deviate, choice = noise.uniform("epsilon", *action.shape[1:], 2).unbind(-1)
-            action = torch.where(deviate < epsilon, (choice * self.actions).long(), action)
+            deviate = noise.uniform("epsilon", *action.shape[1:])
+            action = categorical.epsilon_greedy(action, self.actions, epsilon, deviate)
         return Act(action, {})
 
     def update(self, batch: Rollout, noise: Noise) -> Update:
