@@ -105,6 +105,13 @@ def test_without_reward_and_discount_nothing_moves() -> None:
     torch.testing.assert_close(categorical_values.target(zeros, zeros + 1, probs, support), probs)
 
 
+def test_a_reward_that_is_no_number_spoils_its_own_target_alone() -> None:
+    support, probs = torch.linspace(-1, 1, 3), torch.full((2, 3), 1 / 3)
+    result = categorical_values.target(torch.tensor([math.nan, 0.0]), torch.ones(2), probs, support)
+    assert bool(result[0].isnan().any())
+    torch.testing.assert_close(result[1], probs[1])
+
+
 def test_cross_entropy_is_the_formulas_and_least_where_the_prediction_is_right() -> None:
     g = torch.Generator().manual_seed(0)
     logits = 50 * torch.randn(6, 11, generator=g)

@@ -28,7 +28,7 @@ def target(reward: Tensor, discount: Tensor, next_probs: Tensor, support: Tensor
     spacing = (support[last] - low) / last
     moved = torch.addcmul(reward.unsqueeze(-1), discount.unsqueeze(-1), support)
     position = ((moved - low) / spacing).clamp_(0, last)
-    lower = position.long()
+    lower = position.long().clamp_(0, last)  # a reward that is no number has no place, and must not bring down a pack
     upper_share = next_probs * (position - lower)
     projected = torch.zeros_like(next_probs).scatter_add_(-1, lower, next_probs - upper_share)
     return projected.scatter_add_(-1, (lower + 1).clamp_(max=last), upper_share)
