@@ -275,10 +275,12 @@ def test_the_priority_of_a_distribution_that_is_right_is_zero() -> None:
     logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     action = torch.tensor([[0, 1, 2], [3, 0, 1]])
     target = head.target(logits, action, torch.zeros(2, 3), torch.ones(2, 3))
-    _, priority = head.loss(logits, action, target, None, None)
+    weight = torch.ones(2, 3)
+    _, priority = head.loss(logits, action, target, weight, None)
     torch.testing.assert_close(priority, torch.zeros(2, 3), rtol=0, atol=1e-6)
-    _, priority = head.loss(-logits, action, target, None, None)
-    assert bool((priority > 0.1).all())
+    _, priority = head.loss(-logits, action, target, weight, None)
+    assert priority is not None and bool((priority > 0.1).all())
+    assert head.loss(logits, action, target, None, None)[1] is None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,8 +7,8 @@ to the replay. All of them but quantiles make Rainbow (Hessel et al. 2018, 1710.
 
 Deviations from the papers: Adam instead of centred RMSProp, the squared error by default (Obando-Ceron & Castro 2021,
 2011.14826, find both better), the target network counted in updates; no rescaling of gradients under dueling streams;
-IQN acts by the mean of its quantiles at fixed fractions, and chooses the next action by those that the target is made
-of.
+IQN acts by the mean of its quantiles at fixed fractions and, unless it is double, chooses the next action by those that
+the target is made of.
 """
 
 from abc import abstractmethod
@@ -93,10 +93,13 @@ class CategoricalHead(Head):
 
     def loss(
         self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None, fractions: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         cross_entropy = categorical_values.cross_entropy(_of(action, outputs), target)
+        loss = td.weighted_mean(cross_entropy, weight)
+        if weight is None:
+            return loss, None
         divergence = cross_entropy.detach() - categorical_values.entropy(target)  # Kullback-Leibler's
-        return td.weighted_mean(cross_entropy, weight), divergence.clamp_(min=0)
+        return loss, divergence.clamp_(min=0)
 
     def metrics(self, target: Tensor) -> dict[str, Tensor]:
         edges = target[..., :: target.shape[-1] - 1].mean(1)
@@ -121,10 +124,10 @@ class QuantileHead(Head):
 
     def loss(
         self, outputs: Tensor, action: Tensor, target: Tensor, weight: Tensor | None, fractions: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         tau = self.midpoints if fractions is None else fractions
         loss = quantile_values.quantile_huber(_of(action, outputs), target, tau, self.kappa)
-        return td.weighted_mean(loss, weight), loss.detach()
+        return td.weighted_mean(loss, weight), None if weight is None else loss.detach()
 
 
 def _of(action: Tensor, outputs: Tensor) -> Tensor:
