@@ -146,7 +146,7 @@ def _field_error(
             return _unknown(_pointer(path), f"unknown {where} parameter", str(path[-1]), parameters)
         return FieldError(_pointer(path), f"{where} parameter: {_sentence(row)}")
     place, options = _locate(path, body, model)
-    pointer = _pointer([*place, path[-1]] if kind == "missing" else place)
+    pointer = _pointer(place)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _tag_error(row, place, options)
     if kind == "extra_forbidden":
@@ -186,9 +186,9 @@ def _sentence(row: Mapping[str, Any]) -> str:
 def _locate(
     path: Sequence[str | int], body: Any, model: type[BaseModel] | None
 ) -> tuple[list[str | int], list[type[BaseModel]]]:
-    """The part of a validator's location that lies in the body, and the models that may stand there.
+    """The part of a validator's location that lies in the body, or would, and the models that may stand there.
 
-    Union tags and type names are in the location and not in the body.
+    Union tags and type names are in the location and not in the body; a field that was left out is one of a model's.
     """
     place: list[str | int] = []
     options = [model] if model else []
@@ -197,9 +197,9 @@ def _locate(
         if tagged:
             options = tagged
             continue
-        if not _has(body, step):
+        if not _has(body, step) and not any(step in option.model_fields for option in options):
             continue
-        body = body[step]
+        body = body[step] if _has(body, step) else None
         place.append(step)
         fields = [option.model_fields[str(step)] for option in options if step in option.model_fields]
         options = [found for field in fields for found in _models(field.annotation)]

@@ -27,7 +27,10 @@ class Variant(NamedTuple):
 
 
 class AlgorithmConfig(SpecSchema):
-    """What every algorithm has. Class variables tell the service what the algorithm can do."""
+    """What every algorithm has. Class variables tell the service what the algorithm can do.
+
+    Validators that compare two numbers pass while a ``preset`` may still change one: ``presets.apply`` asks them again.
+    """
 
     module: ClassVar[str]
     """Module of ``worker.rl.algorithms`` whose ``build`` makes the agent."""
@@ -190,7 +193,7 @@ class DQN(AlgorithmConfig):
     hidden_sizes: Sizes = (256, 256)
     activation: Activation = "relu"
     learning_rate: LearningRate = 1e-3
-    adam_epsilon: float = Field(1e-8, gt=0, le=1)
+    adam_epsilon: float = Field(1e-8, ge=1e-16, le=1)
     batch_size: int = Field(64, ge=1, le=65536)
     buffer_size: int = Field(100_000, ge=1, le=10_000_000)
     """Transitions kept per run."""
@@ -212,16 +215,16 @@ class DQN(AlgorithmConfig):
     epsilon_fraction: float | None = _part("epsilon_fraction", 0.2, gt=0, le=1)
     """Share of the run's env steps over which epsilon falls linearly."""
     evaluation_epsilon: Probability = 0.0
-    v_min: float | None = _part("v_min", -10.0)
+    v_min: float | None = _part("v_min", -10.0, ge=-1e9, le=1e9)
     """C51: the lowest return that can be told apart. Watch ``dqn/mass_at_v_min``: returns beyond end up there."""
-    v_max: float | None = _part("v_max", 10.0, validate_default=True)
+    v_max: float | None = _part("v_max", 10.0, ge=-1e9, le=1e9, validate_default=True)
     """C51: the highest return that can be told apart, with the discount; see ``dqn/mass_at_v_max``."""
     num_atoms: int | None = _part("num_atoms", 51, ge=2, le=512)
     num_quantiles: int | None = _part("num_quantiles", 50, ge=1, le=512)
     """Quantiles learned at each update (200 in the paper of QR-DQN, 8 in that of IQN). Time grows with the square."""
     num_policy_quantiles: int | None = _part("num_policy_quantiles", 32, ge=1, le=512)
     """IQN: quantiles whose mean decides the action."""
-    huber_kappa: float | None = _part("huber_kappa", 1.0, gt=0)
+    huber_kappa: float | None = _part("huber_kappa", 1.0, ge=1e-6, le=1e6)
     noisy_std: float | None = _part("noisy_std", 0.5, gt=0, le=10)
     """Sigma_0 of Fortunato et al. 2018: the initial noise of a layer is this over the root of its inputs."""
     priority_exponent: Probability | None = _part("priority_exponent", 0.6)
@@ -250,8 +253,10 @@ class DQN(AlgorithmConfig):
     @classmethod
     def _lies_above_v_min(cls, value: float | None, info: ValidationInfo) -> float | None:
         low = info.data.get("v_min")
-        if value is not None and low is not None and value <= low:
-            raise ValueError(f"must lie above v_min, which is {low:g}")
+        if value is None or low is None or info.data.get("preset") is not None:
+            return value
+        if value <= low or value - low < 1e-3 * max(abs(low), abs(value)):  # float32 tells the atoms apart
+            raise ValueError(f"is {value:g}; it must lie above v_min, which is {low:g}, by a thousandth of either")
         return value
 
     def takes(self, field: str) -> bool:
@@ -365,14 +370,15 @@ class Tabular(AlgorithmConfig):
     @field_validator("learning_rate_floor")
     @classmethod
     def _lies_below_the_rate(cls, value: float, info: ValidationInfo) -> float:
-        if value > info.data.get("learning_rate", 1.0):
+        if value > info.data.get("learning_rate", 1.0) and info.data.get("preset") is None:
             raise ValueError("may not exceed learning_rate")
         return value
 
     @field_validator("epsilon_end")
     @classmethod
     def _has_a_ratio(cls, value: float, info: ValidationInfo) -> float:
-        if info.data.get("epsilon_schedule") == "exponential" and not (value and info.data.get("epsilon_start")):
+        exponential = info.data.get("epsilon_schedule") == "exponential" and info.data.get("preset") is None
+        if exponential and not (value and info.data.get("epsilon_start")):
             raise ValueError("an exponential schedule goes neither from nor to zero")
         return value
 

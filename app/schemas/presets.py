@@ -210,11 +210,13 @@ def apply(algorithm: AnyAlgorithm, environment: "EnvironmentSpec") -> tuple[AnyA
     if environment.num_envs is None and "num_envs" in preset:
         environment = environment.model_copy(update={"num_envs": preset["num_envs"]})
     try:
-        return type(algorithm).model_validate(algorithm.model_dump() | tuned), environment
+        complete = type(algorithm).model_validate(algorithm.model_dump() | tuned | {"preset": None})
     except ValidationError as error:
-        raise SpecError([_beside_the_preset(row) for row in error.errors()]) from None
+        raise SpecError([_beside_the_preset(row, tuned) for row in error.errors()]) from None
+    return complete.model_copy(update={"preset": algorithm.preset}), environment
 
 
-def _beside_the_preset(row: Mapping[str, Any]) -> FieldError:
+def _beside_the_preset(row: Mapping[str, Any], tuned: Mapping[str, Any]) -> FieldError:
     message = row["msg"].removeprefix("Value error, ")
-    return FieldError(f"/algorithm/{row['loc'][0]}", f"does not go with the preset's other numbers: {message}")
+    context = "does not go with the preset's other numbers: " if tuned else ""
+    return FieldError(f"/algorithm/{row['loc'][0]}", context + message)

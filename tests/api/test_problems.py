@@ -26,6 +26,7 @@ JSON = {"Content-Type": "application/json"}
         ({"algorithm": {"name": "sarsa", "planning_steps": 5}}, "/algorithm/planning_steps"),
         ({"algorithm": {"name": "rainbow", "epsilon_start": 0.5}}, "/algorithm/epsilon_start"),
         ({"algorithm": {"name": "c51", "batch_size": 0}}, "/algorithm/batch_size"),
+        ({"algorithm": {"name": "c51", "v_min": 20}}, "/algorithm/v_max"),
         ({"algorithm": {"name": "sarsa"}}, "/environment/id"),
         ({"environment": {"id": "FrozenLake-v1"}}, "/environment/id"),
         ({"algorithm": {"name": "ppoo"}}, "/algorithm/name"),

@@ -83,6 +83,9 @@ def test_a_resolved_spec_can_be_read_again(name: str) -> None:
         ({"name": "c51", "v_min": None}, "v_min", "may not be null"),
         ({"name": "c51", "v_min": 20.0}, "v_max", "must lie above v_min, which is 20"),
         ({"name": "c51", "v_min": 1.0, "v_max": 1.0}, "v_max", "must lie above v_min"),
+        ({"name": "c51", "v_min": 0.0, "v_max": 0.0}, "v_max", "must lie above v_min"),
+        ({"name": "c51", "v_min": 1e6, "v_max": 1e6 + 1}, "v_max", "by a thousandth"),
+        ({"name": "c51", "v_max": 1e39}, "v_max", "less than or equal to"),
     ],
 )
 def test_contradictions_name_the_field_and_how_to_mend_it(algorithm: dict[str, Any], field: str, words: str) -> None:
@@ -113,6 +116,16 @@ def test_numbers_that_do_not_go_with_the_presets_are_errors(monkeypatch: pytest.
         resolved(name="c51", preset="auto", v_max=3.0)
     (error,) = [row for row in caught.value.errors if row.pointer == "/algorithm/v_max"]
     assert "preset" in error.message and "v_min, which is 5" in error.message
+
+
+def test_a_number_may_rely_on_the_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, ("c51", "CartPole-v1"), {"origin": "here", "v_max": 100.0})
+    config = resolved(name="c51", preset="auto", v_min=20.0)
+    assert (config.preset, config.v_min, config.v_max) == ("auto", 20.0, 100.0)
+    monkeypatch.delitem(PRESETS, ("c51", "CartPole-v1"))
+    with pytest.raises(SpecError, match="must lie above v_min") as caught:
+        resolved(name="c51", preset="auto", v_min=20.0)
+    assert [row.pointer for row in caught.value.errors] == ["/algorithm/v_max"] and "preset" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
