@@ -1,5 +1,8 @@
 """GPUs that are configured but not there."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +18,19 @@ from worker.jobs.host import Host
 FAR = "cuda:999"
 
 
-def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus.count() == 0
+@pytest.mark.parametrize("cuda", [False, True])
+def test_gpus_count_where_torch_can_use_them(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
+    monkeypatch.setattr(gpus, "torch_has_cuda", lambda: cuda)
+    monkeypatch.setattr(gpus, "driver_count", lambda: 3)
+    assert gpus.count() == (3 if cuda else 0)
+
+
+@pytest.mark.gpu
+def test_hidden_gpus_do_not_count() -> None:
+    ask = [sys.executable, "-c", "from worker.jobs import gpus; print(gpus.driver_count())"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    assert int(subprocess.check_output(ask)) > 0
+    assert int(subprocess.check_output(ask, env=environment)) == 0
 
 
 def test_no_gpu_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

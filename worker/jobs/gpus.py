@@ -2,7 +2,6 @@
 
 import ctypes
 import importlib.util
-import os
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,8 @@ class DeviceMissing(RuntimeError):
 
 
 def count() -> int:
-    """GPUs that CUDA would show to this process, by their device files; 0 where torch was built without CUDA."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    present = sum(1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit())
-    shown = present if visible is None else min(present, len([name for name in visible.split(",") if name.strip()]))
-    return shown if shown and torch_has_cuda() else 0
+    """GPUs that a trainer can use; 0 where torch was built without CUDA."""
+    return driver_count() if torch_has_cuda() else 0
 
 
 def check(devices: Sequence[str]) -> None:
@@ -48,7 +44,7 @@ def torch_has_cuda() -> bool:
 
 
 def driver_count() -> int:
-    """GPUs that the driver shows to this process; it is asked itself, since WSL2 has no device files."""
+    """GPUs that the driver shows to this process, hidden ones left out; WSL2 has no device files to count instead."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
