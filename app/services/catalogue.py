@@ -5,9 +5,9 @@ from typing import Any
 
 from app.errors import NotFound
 from app.schemas import responses
-from app.schemas.algorithms import AlgorithmConfig
 from app.schemas.algorithms import algorithms as algorithm_configs
 from app.schemas.base import closest
+from app.schemas.config import AlgorithmConfig
 from app.schemas.environments import EnvironmentEntry, catalogue, kind
 from app.schemas.presets import PRESETS
 
