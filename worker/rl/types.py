@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -49,6 +50,17 @@ class Rollout(NamedTuple):
     """True final observations of truncated episodes, (R, K, …); replicas with fewer than K are padded with zeros."""
     final_index: Tensor
     """Where they belong, (R, K) int64 into the flattened T * N axis; T * N where padded."""
+
+    def next_value(self, value: Tensor) -> Tensor:
+        """What each step's true next observation is worth, (R, T, N).
+
+        Args:
+            value: Of ``obs`` from the second step on, ``last_obs`` and ``final_obs``, in a row, (R, T * N + K).
+        """
+        size = self.reward[0].numel()
+        # Time-major: what follows a step lies one row of environments on, except where an episode was truncated.
+        following = F.pad(value[:, :size], (0, 1)).scatter_(1, self.final_index, value[:, size:])
+        return following[:, :size].view(self.reward.shape)
 
 
 class Update(NamedTuple):

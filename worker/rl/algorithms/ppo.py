@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.schemas import algorithms as configs
@@ -144,13 +143,10 @@ class PPO(Agent):
         action = batch.action.flatten(1, 2)
         log_prob, _ = self._policy.evaluate(outputs[:, :size], self.network.log_std, action)
         value = values[:, :size]
-        # Time-major: the value of what follows lies one row of environments on, except where an episode was truncated.
-        next_value = F.pad(values[:, num_envs : size + num_envs], (0, 1))
-        next_value.scatter_(1, batch.final_index, values[:, size + num_envs :])
         advantage = returns.gae(
             self._scaled(batch),
             value.view(batch.reward.shape),
-            next_value[:, :size].view(batch.reward.shape),
+            batch.next_value(values[:, num_envs:]),
             self.config.gamma * (~batch.terminated),
             batch.episode_end,
             self.config.gamma,

@@ -11,7 +11,6 @@ RAdam, whose slow start costs env steps; all outputs of a convolution are normal
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.schemas import algorithms as configs
@@ -104,15 +103,11 @@ class PQN(Agent):
     @torch.no_grad()
     def _target(self, batch: Rollout) -> Tensor:
         """Q(lambda) targets by the weights that acted, (R, T, N)."""
-        shape = batch.reward.shape
         obs = torch.cat((batch.obs[:, 1:].flatten(1, 2), batch.last_obs, batch.final_obs), 1)
         value = torch.cat([self.network(part).amax(-1) for part in obs.split(EVALUATED, 1)], 1)
-        # Time-major: what follows a step lies one row of environments on, except where an episode was truncated.
-        size = shape[1] * shape[2]
-        next_value = F.pad(value[:, :size], (0, 1)).scatter_(1, batch.final_index, value[:, size:])
         discount = self.config.gamma * (~batch.terminated)
         return returns.q_lambda(
-            batch.reward, next_value[:, :size].view(shape), discount, batch.episode_end, self.config.q_lambda
+            batch.reward, batch.next_value(value), discount, batch.episode_end, self.config.q_lambda
         )
 
 
