@@ -79,23 +79,19 @@ class SAC(Agent):
     def update(self, batch: Transition, noise: Noise) -> Update:
         action = (batch.action - self.center) / self.half_range
         batch = batch._replace(action=action)
-        metrics, priority = self._critic_step(batch, noise)
-        metrics |= self._actor_step(batch, noise)
+        metrics = self._critic_step(batch, noise) | self._actor_step(batch, noise)
         polyak(self.critic_target_parameters, self.critic_parameters, self.config.tau)
-        return Update(metrics, priority)
+        return Update(metrics)
 
-    def _critic_step(self, batch: Transition, noise: Noise) -> tuple[dict[str, Tensor], Tensor]:
+    def _critic_step(self, batch: Transition, noise: Noise) -> dict[str, Tensor]:
         with torch.no_grad():
             next_action, next_log_prob = self._sample(batch.next_obs, noise, "target")
             next_q = self.critic_target(batch.next_obs, next_action).amin(1)
             soft_value = next_q - self.temperature.log_alpha.exp() * next_log_prob  # (3)
             target = td.target(batch.reward, batch.discount, soft_value)
-        q = self.critic(batch.obs, batch.action)
-        loss = td.weighted_mse(q, target.unsqueeze(1), batch.weight)  # (5)
+        loss = td.weighted_mse(self.critic(batch.obs, batch.action), target.unsqueeze(1))  # (5)
         self.critic_optimiser.step(loss)
-        return {"losses/critic": loss.detach(), "sac/q_mean": target.mean(-1)}, (
-            target.unsqueeze(1) - q.detach()
-        ).abs().mean(1)
+        return {"losses/critic": loss.detach(), "sac/q_mean": target.mean(-1)}
 
     def _actor_step(self, batch: Transition, noise: Noise) -> dict[str, Tensor]:
         action, log_prob = self._sample(batch.obs, noise, "actor")
