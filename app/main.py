@@ -4,12 +4,13 @@ import asyncio
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import anyio.to_thread
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.api import actions, catalogue, checkpoints, experiments, operations, problems, runs
@@ -76,6 +77,7 @@ def _api(service: Service, acting: ActionApp) -> FastAPI:
     problems.install(api)
     for module in (experiments, runs, checkpoints, catalogue, operations):
         api.include_router(module.router)
+        _answer_head(api, [route for route in module.router.routes if isinstance(route, APIRoute)])
     document = api.openapi
 
     def openapi() -> dict[str, Any]:
@@ -85,6 +87,14 @@ def _api(service: Service, acting: ActionApp) -> FastAPI:
 
     api.openapi = openapi  # type: ignore[method-assign]
     return api
+
+
+def _answer_head(api: FastAPI, routes: Sequence[APIRoute]) -> None:
+    """Let what answers GET answer HEAD (RFC 9110, 9.1), save streams, which have no end; the server drops the body."""
+    heads = {route.path for route in routes if "HEAD" in route.methods}
+    for route in routes:
+        if "GET" in route.methods and route.path not in heads and not route.path.endswith("/stream"):
+            api.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _completed(document: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,14 @@ def test_liveness(client: httpx.Client) -> None:
     assert client.get("/healthz").json()["status"] == "ok"
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/runs?limit=1", "/v1/environments/ALE/Pong-v5"])
+def test_head_is_answered_like_get(client: httpx.Client, path: str) -> None:
+    head, whole = client.head(path), client.get(path)
+    assert (head.status_code, head.headers["content-type"]) == (200, whole.headers["content-type"])
+    assert client.head("/v1/runs/run_x").status_code == 404
+    assert client.head("/v1/runs/run_x/stream").status_code == 405
+
+
 class TestReadiness:
     @ON_BOTH
     def test_ready(self, client: httpx.Client) -> None:
