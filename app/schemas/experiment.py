@@ -100,7 +100,8 @@ def resolve(spec: ExperimentSpec) -> ExperimentSpec:
         raise SpecError(errors)
     algorithm, environment = presets.apply(spec.algorithm, spec.environment)
     num_envs = environment.num_envs or algorithm.default_num_envs
-    environment = environment.model_copy(update={"num_envs": num_envs, "frame_stack": entry.frame_stack})
+    made = {"kwargs": _integers(environment.kwargs, entry), "num_envs": num_envs, "frame_stack": entry.frame_stack}
+    environment = environment.model_copy(update=made)
     total = spec.training.total_env_steps
     episodes = 2 * num_envs * (entry.max_episode_steps or 0)
     training = spec.training.model_copy(
@@ -181,10 +182,17 @@ def _kwargs_errors(environment: EnvironmentSpec, entry: EnvironmentEntry) -> lis
     return errors
 
 
+def _integers(kwargs: Mapping[str, JsonValue], entry: EnvironmentEntry) -> dict[str, JsonValue]:
+    """Arguments that fit, with 1 for 1.0 where integers belong."""
+    types = {name: schema["type"] for name, schema in entry.kwargs_schema["properties"].items()}
+    return {n: int(v) if types[n] == "integer" and isinstance(v, float) else v for n, v in kwargs.items()}
+
+
 def _misfit(value: JsonValue, schema: Mapping[str, Any]) -> str | None:
     """Why a value is not of the type, the range or the length that a schema of the catalogue asks for."""
     wanted: str = schema["type"]
-    if not isinstance(value, _JSON_TYPES[wanted]) or (isinstance(value, bool) and wanted != "boolean"):
+    whole = wanted == "integer" and isinstance(value, float) and value.is_integer()
+    if not (whole or isinstance(value, _JSON_TYPES[wanted])) or (isinstance(value, bool) and wanted != "boolean"):
         return f"must be {wanted}, not {json.dumps(value)[:80]}"
     if isinstance(value, list):
         if not schema["minItems"] <= len(value) <= schema["maxItems"]:

@@ -45,6 +45,12 @@ def test_an_argument_that_does_not_fit_is_named(environment_id: str, name: str, 
     assert refusal(algorithm, environment_id, **{name: value}) == (f"/environment/kwargs/{name}", message)
 
 
+def test_an_integer_may_have_a_point() -> None:
+    kwargs = resolved("ppo", "Hopper-v5", frame_skip=2.0, reset_noise_scale=1.0).environment.kwargs
+    assert kwargs == {"frame_skip": 2, "reset_noise_scale": 1.0}
+    assert [type(value) for value in kwargs.values()] == [int, float]
+
+
 def test_arguments_that_change_the_spaces_change_what_fits() -> None:
     assert refusal("dqn", "LunarLander-v3", continuous=True)[0] == "/algorithm/name"
     assert refusal("sac", "LunarLander-v3")[0] == "/algorithm/name"
