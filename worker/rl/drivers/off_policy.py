@@ -28,7 +28,6 @@ class OffPolicy(Protocol):
     """What this driver asks of a config. Counts are per run: N copies in lockstep take N env steps at a time."""
 
     gamma: float
-    hidden_sizes: tuple[int, ...]
     batch_size: int
     buffer_size: int
     learning_starts: int
