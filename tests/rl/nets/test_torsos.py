@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from app.schemas import experiment, packing
 from tests.rl.toys import box
 from worker.rl.algorithms.agent import replica_of
 from worker.rl.errors import UnsupportedSpace
@@ -37,6 +38,11 @@ def test_an_image_gets_the_torso_of_its_size_in_either_layout(
     torso, width = torso_for(Init(SEEDS, "cnn"), box(*shape))
     assert isinstance(torso, kind) and width == features
     assert torso(images(*shape)).shape == (3, 2, features)
+
+
+def test_the_service_reckons_with_these_sizes() -> None:
+    assert packing.LARGE_IMAGE == NatureCNN.smallest and experiment.IMAGE_FEATURES == NatureCNN.features
+    assert (packing.SMALL_IMAGE_MAPS, packing.SMALL_IMAGE_FEATURES) == (SmallCNN.filters, SmallCNN.features)
 
 
 def test_vectors_get_none() -> None:
