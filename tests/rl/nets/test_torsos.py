@@ -41,8 +41,8 @@ def test_an_image_gets_the_torso_of_its_size_in_either_layout(
 
 
 def test_the_service_reckons_with_these_sizes() -> None:
-    assert packing.LARGE_IMAGE == NatureCNN.smallest and experiment.IMAGE_FEATURES == NatureCNN.features
-    assert (packing.SMALL_IMAGE_MAPS, packing.SMALL_IMAGE_FEATURES) == (SmallCNN.filters, SmallCNN.features)
+    assert NatureCNN.smallest == packing.LARGE_IMAGE and NatureCNN.features == experiment.IMAGE_FEATURES
+    assert (SmallCNN.filters, SmallCNN.features) == (packing.SMALL_IMAGE_MAPS, packing.SMALL_IMAGE_FEATURES)
 
 
 def test_vectors_get_none() -> None:
