@@ -91,9 +91,9 @@ def _api(service: Service, acting: ActionApp) -> FastAPI:
 
 def _answer_head(api: FastAPI, routes: Sequence[APIRoute]) -> None:
     """Let what answers GET answer HEAD (RFC 9110, 9.1), save streams, which have no end; the server drops the body."""
-    heads = {route.path for route in routes if "HEAD" in route.methods}
+    heads = {route.path for route in routes if "HEAD" in (route.methods or ())}
     for route in routes:
-        if "GET" in route.methods and route.path not in heads and not route.path.endswith("/stream"):
+        if "GET" in (route.methods or ()) and route.path not in heads and not route.path.endswith("/stream"):
             api.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 

@@ -35,7 +35,7 @@ class PPO(AlgorithmConfig):
     gae_lambda: Probability = 0.95
     clip_range: float = Field(0.2, gt=0, le=10)
     clip_range_schedule: Schedule = "constant"
-    clip_range_value: float | None = Field(None, gt=0)
+    clip_range_value: float | None = Field(None, gt=0, le=1e6)
     """Clip of the value function's change; None = off (no gain in Andrychowicz et al. 2020)."""
     entropy_coefficient: float = Field(0.0, ge=0, le=10)
     value_coefficient: float = Field(0.5, ge=0, le=100)
@@ -76,7 +76,7 @@ class SAC(AlgorithmConfig):
     """Polyak share of the online critics at each update."""
     initial_temperature: float = Field(1.0, gt=0, le=100)
     fixed_temperature: bool = False
-    target_entropy: float | None = None
+    target_entropy: float | None = Field(None, ge=-1e6, le=1e6)
     """None = minus the number of action dimensions (entropy in the normalised [-1, 1] action space)."""
 
 
@@ -127,7 +127,7 @@ class Tabular(AlgorithmConfig):
     """Dyna-Q only: updates per env step from remembered transitions; 10 unless given. 0 is Q-learning."""
     expected: bool = False
     """SARSA only: bootstrap from the mean over the policy's actions (expected SARSA), not from the one taken next."""
-    initial_value: float = 0.0
+    initial_value: float = Field(0.0, ge=-1e9, le=1e9)
     """Of every action in every state; above what can be earned, it makes the agent try everything."""
     learning_rate: float = Field(0.5, gt=0, le=1)
     learning_rate_schedule: Literal["constant", "linear", "visits"] = "constant"
