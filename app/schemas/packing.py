@@ -33,8 +33,8 @@ LARGE_IMAGE = 36
 """Pixels on a side from which images pass through the larger convolutional torso."""
 SMALL_IMAGE_MAPS, SMALL_IMAGE_FEATURES = 16, 128
 """Of the smaller one, whose dense layer is its widest."""
-QUANTILE_PAIR = 64
-"""Multiplications that take as long as to compare two quantiles."""
+QUANTILE_PAIR = 60
+"""Multiplications that take about as long as to compare two quantiles."""
 SHARED = 10_000_000
 """Work of all runs together from which a second thread is worth a core; below, it brings a fifth at best."""
 

@@ -57,5 +57,7 @@ def test_threads_follow_the_work_of_all_runs() -> None:
     assert [threads(spec({"name": "ppo"}), runs) for runs in (1, 8, 9, 16)] == [1, 1, 1, 2]
     assert threads(spec({"name": "sac"}, "Pendulum-v1"), 1) == 2
     assert threads(spec({"name": "ppo"}, "CarRacing-v3"), 1) == 2
+    assert threads(spec({"name": "iqn"}), 1) == 2
+    assert threads(spec({"name": "qr_dqn", "hidden_sizes": [64]}), 1) == 1
     assert threads(spec({"name": "dqn", "batch_size": 32}, "MinAtar/Breakout-v1"), 1) == 1
     assert threads(spec({"name": "ppo"}, threads=5), 1) == 5
