@@ -61,7 +61,7 @@ class Case:
 
 
 class Page(NamedTuple):
-    """The algorithms of a page of ``docs/algorithms``, and those that its pictures show beside them."""
+    """The methods that a page of ``docs/algorithms`` is about, and those that its pictures show beside them."""
 
     own: tuple[str, ...]
     beside: tuple[str, ...] = ()
@@ -69,11 +69,22 @@ class Page(NamedTuple):
 
 DQN_FAMILY = ("dqn", "double_dqn", "dueling_dqn", "c51", "qr_dqn", "iqn", "rainbow")
 PAGES = {
-    "dqn": Page(DQN_FAMILY),
-    "pqn": Page(("pqn",), beside=("dqn", "double_dqn", "ppo")),
+    "dqn": Page(DQN_FAMILY, beside=("pqn", "ppo")),
+    "double_dqn": Page(("double_dqn",), beside=("dqn",)),
+    "dueling_dqn": Page(("dueling_dqn",), beside=("dqn",)),
+    "prioritized_replay": Page(("double_dqn_prioritized",), beside=("pqn", "ppo")),
+    "c51": Page(("c51",), beside=("dqn",)),
+    "qr_dqn": Page(("qr_dqn",), beside=("dqn", "c51")),
+    "iqn": Page(("iqn",), beside=("dqn", "qr_dqn", "rainbow")),
+    "rainbow": Page(("rainbow",), beside=("dqn", "c51", "iqn")),
+    "pqn": Page(("pqn",), beside=("dqn", "double_dqn_prioritized", "ppo")),
+    "q_learning": Page(("q_learning",), beside=("sarsa", "dyna_q")),
+    "sarsa": Page(("sarsa",), beside=("q_learning",)),
+    "dyna_q": Page(("dyna_q", "dyna_q_without_planning"), beside=("q_learning",)),
+    "ppo": Page(("ppo",), beside=("dqn", "double_dqn_prioritized", "pqn", "sac")),
     "sac": Page(("sac",), beside=("ppo",)),
-    "tabular": Page(("q_learning", "sarsa", "dyna_q")),
 }
+"""A page has a picture of every task that one of its own methods was set to."""
 
 _CLIFF = Task(
     "cliffwalking",

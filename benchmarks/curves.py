@@ -21,7 +21,8 @@ INTRODUCTION = """\
 
 Every row is an experiment of the service, posted, collected and drawn by `benchmarks/learning.py`
 ([how](../benchmarks/README.md#learning)); its link leads to the resolved spec and the numbers. Curves are the mean of
-the evaluations' returns over seeds, shades its 95 % bootstrap interval, dashed lines the bars.
+the evaluations' returns over seeds, the shades of thick ones its 95 % bootstrap interval, dashed lines the bars. The
+pages of the [algorithms](algorithms.md) have the same curves, each its own in the foreground.
 
 What counts for the bar is one checkpoint of each seed, downloaded and played again on fresh episodes in environments of
 its own. "time" is that of the jobs of all seeds on the clock, one after another, evaluations and checkpoints included;
@@ -45,29 +46,34 @@ def draw(docs: Path) -> None:
     sections = [INTRODUCTION]
     for task in tasks.values():
         here = [result for result in results if result.case.task is task]
-        shown = []
-        for name, page in PAGES.items():
-            if chosen := _chosen(here, page):
-                target = docs / "algorithms" / f"{name}-{task.name}.svg"
-                target.parent.mkdir(exist_ok=True)
-                picture(task, chosen, target)
-                text = target.with_name(f"{name}.md")
-                if text.exists() and f"({target.name})" not in text.read_text():
-                    print(f"{text} does not show {target.name} yet")
-                shown.append(f"![Learning curves on {task.environment}](algorithms/{target.name})\n")
-        sections.append("\n".join([*_section(task, here), "", *shown]))
+        shown = {name: chosen for name, page in PAGES.items() if (chosen := _chosen(here, page))}
+        for name, chosen in shown.items():
+            target = docs / "algorithms" / _picture_of(name, task)
+            target.parent.mkdir(exist_ok=True)
+            picture(task, here, chosen, PAGES[name].own, target)
+            text = target.with_name(f"{name}.md")
+            if text.exists() and f"({target.name})" not in text.read_text():
+                print(f"{text} does not show {target.name} yet")
+        section = [*_section(task, here), ""]
+        if shown:
+            fullest = max(shown, key=lambda name: len(shown[name]))
+            section.append(f"![Learning curves on {task.environment}](algorithms/{_picture_of(fullest, task)})\n")
+        sections.append("\n".join(section))
     (docs / "results.md").write_text("\n".join(sections))
 
 
-def picture(task: Task, results: list[Result], target: Path) -> None:
-    """Mean return over env steps, a line and a shade per method."""
+def picture(task: Task, here: list[Result], chosen: list[Result], own: tuple[str, ...], target: Path) -> None:
+    """Mean return over env steps: a line for each of the chosen results, thick and with a shade for ``own`` methods.
+
+    A method has the same colour in all pictures of a task, by its place among all the results ``here``.
+    """
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "trainyard", "font.size": 9, "legend.frameon": False}):
         figure = Figure(SIZE, layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
-        for result in results:
-            _curve(axes, result)
-        for bar in {result.case.bar for result in results if result.case.bar is not None}:
+        for result in chosen:
+            _curve(axes, result, f"C{here.index(result)}", own=result.case.method in own)
+        for bar in {result.case.bar for result in chosen if result.case.bar is not None}:
             axes.axhline(bar, color="gray", linestyle="--", linewidth=0.8)
         axes.set_title(task.environment)
         axes.set_xlabel("env steps")
@@ -82,23 +88,25 @@ def picture(task: Task, results: list[Result], target: Path) -> None:
         figure.savefig(target, metadata={"Date": None})
 
 
+def _picture_of(page: str, task: Task) -> str:
+    return f"{page}-{task.name}.svg"
+
+
 def _chosen(results: list[Result], page: Page) -> list[Result]:
     """What a page's picture shows; nothing if none of it is the page's own."""
-    names = [result.case.algorithm["name"] for result in results]
-    if not set(names) & set(page.own):
+    if not any(result.case.method in page.own for result in results):
         return []
-    return [result for name, result in zip(names, results, strict=True) if name in page.own + page.beside]
+    return [result for result in results if result.case.method in page.own + page.beside]
 
 
-def _curve(axes: Axes, result: Result) -> None:
+def _curve(axes: Axes, result: Result, color: str, *, own: bool) -> None:
     curve = result.numbers["curve"]
     evaluations = list(zip(*curve["returns"], strict=True))
-    bounds = [interval(values, fmean) for values in evaluations]
-    low, high = zip(*bounds, strict=True)
-    (line,) = axes.plot(
-        curve["env_steps"], [fmean(values) for values in evaluations], label=result.case.method, linewidth=1.4
-    )
-    axes.fill_between(curve["env_steps"], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    means = [fmean(values) for values in evaluations]
+    axes.plot(curve["env_steps"], means, label=result.case.method, color=color, linewidth=1.8 if own else 0.8)
+    if own:
+        low, high = zip(*(interval(values, fmean) for values in evaluations), strict=True)
+        axes.fill_between(curve["env_steps"], low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def _section(task: Task, results: list[Result]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from benchmarks.cases import CASES, Case
 from benchmarks.curves import draw
 from benchmarks.judge import play
 from benchmarks.service import seconds
-from trainyard import Client
+from trainyard import Client, TrainyardError
 from trainyard.client import TERMINAL, Json
 from trainyard.progress import failures
 
@@ -49,11 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = [case for case in CASES.values() if any(fnmatch(case.name, wanted) for wanted in arguments.cases)]
     if not cases:
         parser.error(f"no case is called that; there are: {', '.join(CASES)}")
-    with Client(arguments.url, key=os.environ.get("TRAINYARD_API_KEY")) as client:
-        if arguments.command == "post":
-            post(client, cases, again=arguments.again)
-            return 0
-        missing = collect(client, cases, arguments.docs / "results", wait=arguments.wait)
+    try:
+        with Client(arguments.url, key=os.environ.get("TRAINYARD_API_KEY")) as client:
+            if arguments.command == "post":
+                post(client, cases, again=arguments.again)
+                return 0
+            missing = collect(client, cases, arguments.docs / "results", wait=arguments.wait)
+    except TrainyardError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 1 if missing else 0
 
 
@@ -69,7 +73,6 @@ def post(client: Client, cases: Sequence[Case], *, again: bool = False) -> None:
 
 def collect(client: Client, cases: Sequence[Case], folder: Path, *, wait: bool) -> list[str]:
     """Write a file for each case whose newest experiment has succeeded; the names of the others."""
-    folder.mkdir(parents=True, exist_ok=True)
     missing = []
     for case in cases:
         experiment = _experiment(client, case)
@@ -86,6 +89,7 @@ def collect(client: Client, cases: Sequence[Case], folder: Path, *, wait: bool) 
         else:
             result = collected(client, case, experiment)
             lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items()]
+            folder.mkdir(parents=True, exist_ok=True)
             path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
             print(f"{case.name}: {result['returns']}", flush=True)
     return missing

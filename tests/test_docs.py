@@ -62,8 +62,12 @@ def test_every_decision_is_listed() -> None:
 
 
 def test_every_algorithm_is_documented() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|.*?\(([^)]+)\)", (ROOT / "docs" / "algorithms.md").read_text(), re.MULTILINE)
+    """By a row with its paper and its page; every page is linked."""
+    text = (ROOT / "docs" / "algorithms.md").read_text()
+    rows = re.findall(r"^\| \[`(\w+)`\]\(algorithms/\1\.md\) \|.*?\(([^)]+)\)", text, re.MULTILINE)
     assert dict(rows) == {name: config.about(name).paper for name, config in algorithms().items()}
+    pages = {path.name for path in (ROOT / "docs" / "algorithms").glob("*.md")}
+    assert set(re.findall(r"\(algorithms/(\w+\.md)\)", text)) == pages
 
 
 def test_every_setting_is_documented() -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def test_every_case_can_be_trained(case: Case) -> None:
     if case.algorithm.get("preset") != "auto":
         given = spec.algorithm.model_dump(mode="json")
         assert given | case.algorithm == given
-    assert any(case.algorithm["name"] in (*page.own, *page.beside) for page in PAGES.values())
+    assert any(case.method in page.own for page in PAGES.values())
 
 
 def test_runs_become_curves_and_results(
@@ -65,6 +66,41 @@ def test_runs_become_curves_and_results(
         assert "env steps" in (docs / name).read_text()
 
 
+def test_no_answer_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    for command in (["post"], ["collect", "--docs", str(tmp_path)]):
+        assert learning.main([*command, "--url", url]) == 1
+        assert capsys.readouterr().err.startswith(f"{url} does not answer")
+
+
+def test_pages_show_their_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them, once every case has been collected, and no others."""
+    shutil.copytree(DOCS / "algorithms", tmp_path / "algorithms", ignore=shutil.ignore_patterns("*.svg"))
+    (tmp_path / "results").mkdir()
+    for name, case in CASES.items():
+        seeds = range(case.seeds)
+        result = {
+            "spec": case.spec,
+            "processor": "any",
+            "jobs": 1,
+            "threads": 1,
+            "seconds": 1.0,
+            "returns": [float(seed) for seed in seeds],
+            "curve": {"env_steps": [1, case.env_steps], "returns": [[0.0, float(seed)] for seed in seeds]},
+        }
+        (tmp_path / "results" / f"{name}.json").write_text(json.dumps(result))
+    curves.draw(tmp_path)
+    assert capsys.readouterr().out == ""
+    pages = [tmp_path / "results.md", *(tmp_path / "algorithms").glob("*.md")]
+    shown = {page: re.findall(r"!\[.*?\]\((.*?)\)", page.read_text()) for page in pages}
+    for page, pictures in shown.items():
+        assert all((page.parent / picture).exists() for picture in pictures), page
+    assert len(shown[pages[0]]) == len({case.task.name for case in CASES.values()})
+    for name in PAGES:
+        assert (tmp_path / "algorithms" / f"{name}.md").exists(), name
+
+
 def test_what_is_shown_is_what_was_collected(tmp_path: Path) -> None:
     """By the results as they would be drawn now, and each picture by its page."""
     if (DOCS / "results").exists():
@@ -77,4 +113,4 @@ def test_what_is_shown_is_what_was_collected(tmp_path: Path) -> None:
     assert {path.name for path in (DOCS / "algorithms").glob("*.svg")} == drawn
     for name in drawn:
         page = DOCS / "algorithms" / f"{name.split('-')[0]}.md"
-        assert not page.exists() or f"({name})" in page.read_text(), name
+        assert f"({name})" in page.read_text(), name
