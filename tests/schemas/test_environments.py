@@ -77,3 +77,11 @@ def test_images_are_stacked_as_is_usual_unless_said_otherwise() -> None:
 def test_a_replay_of_a_million_stacked_frames_is_not_too_large() -> None:
     spec = {"environment": {"id": "ALE/Pong-v5"}, "algorithm": {"name": "dqn", "buffer_size": 1_000_000}}
     assert resolve(ExperimentSpec.model_validate(spec)).environment.frame_stack == 4
+
+
+@pytest.mark.parametrize(("algorithm", "environment_id"), [("dqn", "CarRacing-v3"), ("sac", "LunarLander-v3")])
+def test_a_refusal_names_the_argument_that_would_make_it_fit(algorithm: str, environment_id: str) -> None:
+    continuous = algorithm == "sac"
+    pointer, message = refusal(algorithm, environment_id)
+    assert pointer == "/algorithm/name" and f'with kwargs {{"continuous": {str(continuous).lower()}}}' in message
+    assert resolved(algorithm, environment_id, continuous=continuous)
