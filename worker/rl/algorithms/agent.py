@@ -15,6 +15,8 @@ from worker.rl.types import Act, Update
 
 M = TypeVar("M", bound=nn.Module)
 Value = Tensor | int | float
+EVALUATED = 2048
+"""Samples per forward pass of what is not learned from: bounds memory where observations are images."""
 
 
 class Agent(ABC):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from app.schemas import algorithms as configs
-from worker.rl.algorithms.agent import Agent, Value, replica_of
+from worker.rl.algorithms.agent import EVALUATED, Agent, Value, replica_of
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.functional import policy_gradient, returns
 from worker.rl.nets.heads import ActorCritic
@@ -31,8 +31,6 @@ from worker.rl.replay.minibatches import shuffled
 from worker.rl.types import Act, Rollout, Update
 
 METRICS = ("losses/policy", "losses/value", "losses/entropy", "ppo/approx_kl", "ppo/clip_fraction")
-EVALUATED = 2048
-"""Samples per forward pass of what is not learned from: bounds memory where observations are images."""
 KL = METRICS.index("ppo/approx_kl")
 
 

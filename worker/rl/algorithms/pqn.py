@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from app.schemas import algorithms as configs
 from app.schemas.environments import BoxSpace
-from worker.rl.algorithms.agent import Agent, replica_of
+from worker.rl.algorithms.agent import EVALUATED, Agent, replica_of
 from worker.rl.envs.spaces import EnvSpec
 from worker.rl.functional import categorical, returns, td
 from worker.rl.nets.layers import ACTIVATIONS, Init, LayerNorm, fan_in_linear
@@ -24,9 +24,6 @@ from worker.rl.noise import Noise
 from worker.rl.optim import Adam, Parameters
 from worker.rl.replay.minibatches import shuffled
 from worker.rl.types import Act, Rollout, Update
-
-EVALUATED = 2048
-"""Samples per forward pass of what is not learned from: bounds memory where observations are images."""
 
 
 def build(
