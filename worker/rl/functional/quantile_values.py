@@ -13,8 +13,8 @@ def midpoints(count: int) -> Tensor:
 def quantile_huber(predicted: Tensor, target: Tensor, fractions: Tensor, kappa: float) -> Tensor:
     """``sum_i mean_j |tau_i - 1{u_ij < 0}| L_kappa(u_ij) / kappa`` with ``u_ij = target_j - predicted_i``.
 
-    Eq. 10 of QR-DQN. L_kappa is half the square within kappa of zero and linear beyond. Its minimum over the
-    predictions are, for small kappa, the quantiles of the target at the fractions.
+    Eq. 10 of QR-DQN, over kappa as in IQN. L_kappa is half the square within kappa of zero and linear beyond. For small
+    kappa the predictions of least loss are the quantiles of the target at the fractions.
 
     Args:
         predicted: ``(…, N)``.
