@@ -209,12 +209,12 @@ def _space_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldEr
     algorithm = spec.algorithm
     observed, acted = kind(entry.observation_space), kind(entry.action_space)
     if acted not in algorithm.action_spaces:
-        message = f"{algorithm.name} needs {_join(algorithm.action_spaces)} actions; {entry.id} has {_named(acted)} ones"
+        why = f"{algorithm.name} needs {_join(algorithm.action_spaces)} actions; {entry.id} has {_named(acted)} ones"
         for variant in entry.variants:
             if variant.action_space is not None and kind(variant.action_space) in algorithm.action_spaces:
                 other = _named(kind(variant.action_space))
-                message += f", with kwargs {json.dumps(variant.kwargs)} {other} ones"
-        errors.append(FieldError("/algorithm/name", message, suggestion=_fitting(observed, acted)))
+                why += f", with kwargs {json.dumps(variant.kwargs)} {other} ones"
+        errors.append(FieldError("/algorithm/name", why, suggestion=_fitting(observed, acted)))
     if observed not in algorithm.observation_spaces:
         needed = _join(algorithm.observation_spaces)
         message = f"{algorithm.name} needs {needed} observations; {entry.id} has {_named(observed)} ones"
