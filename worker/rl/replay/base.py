@@ -58,13 +58,14 @@ class Replay(ABC):
         """Keep the replicas ``keep``, in that order; one named twice is copied."""
         self.ring.select(keep)
 
-    def _batches(self, index: Array, weight: Array | None = None) -> Iterator[Transition]:
-        """The batches of transitions at these ages (batches, R, B)."""
-        rows = self.ring.gather(index, self.n_step, self.gamma)
+    def _transition(self, place: Array, weight: Array | None = None) -> Transition:
+        """The transitions that begin at these places (…, R, B), see :meth:`Ring.at`."""
+        rows = self.ring.at(place, self.n_step, self.gamma)
         discount = np.where(rows.terminated, np.float32(0), self._discounts[rows.steps])
         fields = [rows.obs, rows.action, rows.reward, discount, rows.next_obs]
         if weight is not None:
             fields.append(weight)
-        tensors = [torch.from_numpy(field).to(self.device) for field in fields]
-        for i in range(len(index)):
-            yield Transition(*[tensor[i] for tensor in tensors])
+        tensors = [torch.from_numpy(field) for field in fields]
+        if self.device.type != "cpu":
+            tensors = [tensor.to(self.device) for tensor in tensors]
+        return Transition(*tensors)

@@ -24,6 +24,8 @@ from worker.rl.types import Transition
 
 GREATEST = 1e30
 """What an error beyond it counts for, and one that is no number: a run that diverges goes on until that is reported."""
+AHEAD = 16
+"""Batches for which randomness is drawn at a time."""
 _DIGITS = 53
 
 
@@ -58,8 +60,10 @@ class Prioritized(Replay):
         replicas = len(ring.obs)
         self.tree = SumTree(replicas, ring.rows * ring.num_envs)
         self.greatest: Array = np.ones(replicas)
-        """Greatest ``|error| + epsilon`` seen so far, (R,)."""
+        """What is new weighs as much as the greatest error seen so far, (R,)."""
         self._seen = 0
+        self._ahead: Array = np.zeros((replicas, 0, 0), np.int64)
+        """Random integers of the batches to come, (R, batches, B)."""
         self._drawn: Array = np.zeros((replicas, 0), np.int64)
         self._rated: Array = np.zeros((replicas, 0))
         """Mass that the leaves drawn last are to have."""
@@ -68,28 +72,29 @@ class Prioritized(Replay):
         """Draw batches, each only when it is asked for, so that :meth:`update` can follow the one before."""
         beta = self.beta + min(done, 1.0) * (1 - self.beta)
         for _ in range(batches):
-            bits = noise.integers("replay", 1 << _DIGITS, batch_size).cpu().numpy()
             self._carry()
-            self._drawn = leaf = self._find((np.arange(batch_size) + bits * 0.5**_DIGITS) / batch_size)
+            within = self._bits(noise, batch_size) * (0.5**_DIGITS / batch_size)
+            self._drawn = leaf = self._find(within + np.arange(batch_size) / batch_size)
             weight = importance_weights(self._probability(leaf), beta).astype(np.float32)
-            yield from self._batches((leaf - self._oldest)[None] % self.tree.slots, weight[None])
+            yield self._transition(leaf, weight)
 
     def update(self, priority: Tensor | None) -> None:
         """The errors' sizes (R, B) of the batch drawn last decide how often it is drawn from now on."""
         assert priority is not None, "the agent does not rate what it learns from"
-        error = np.fmin(priority.cpu().numpy().astype(np.float64), GREATEST)
-        self.greatest = np.maximum(self.greatest, error.max(1) + self.epsilon)
-        self._rated = (error + self.epsilon) ** self.alpha
+        size = np.add(np.fmin(priority.cpu().numpy(), GREATEST), self.epsilon, dtype=np.float64)
+        self._rated = size**self.alpha
+        np.maximum(self.greatest, np.maximum.reduce(self._rated, 1), out=self.greatest)
 
     def state(self) -> dict[str, Tensor | int]:
         self._carry()
-        own = {"mass": self.tree.leaves, "greatest": self.greatest}
+        own = {"mass": self.tree.leaves, "greatest": self.greatest, "ahead": self._ahead}
         return super().state() | {name: torch.from_numpy(array) for name, array in own.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
         self.tree.fill(state["mass"].numpy())
         self.greatest = state["greatest"].numpy().copy()
+        self._ahead = state["ahead"].numpy().copy()
         self._seen = self.ring.steps
 
     def select(self, keep: Sequence[int]) -> None:
@@ -97,32 +102,37 @@ class Prioritized(Replay):
         super().select(keep)
         self.tree.select(keep)
         self.greatest = self.greatest[list(keep)]
+        self._ahead = self._ahead[list(keep)]
 
-    @property
-    def _oldest(self) -> int:
-        """Leaf of the oldest transition, counted on through the ring's end."""
-        return (self.ring.head - self.ring.size) * self.ring.num_envs
+    def _bits(self, noise: Noise, batch_size: int) -> Array:
+        """The next batch's random integers below ``2 ** _DIGITS``, (R, B)."""
+        if not self._ahead.shape[1] or self._ahead.shape[2] != batch_size:
+            self._ahead = noise.integers("replay", 1 << _DIGITS, AHEAD, batch_size).cpu().numpy()
+        bits: Array = self._ahead[:, 0]
+        self._ahead = self._ahead[:, 1:]
+        return bits
 
     def _carry(self) -> None:
         """Carry into the tree how the last batch was rated, then the steps that came and went since (they may have
         taken places of that batch)."""
-        ring = self.ring
-        leaves, masses = [], []
-        if self._rated.size:
-            leaves.append(self._drawn)
-            masses.append(self._rated)
+        ring, rated = self.ring, self._rated.shape[1]
+        new, gone = min(ring.steps - self._seen, ring.size) * ring.num_envs, 0
+        if new:
+            gone = (ring.rows - ring.capacity) * ring.num_envs
+        if not rated + new:
+            return
+        leaf = np.empty((len(self.greatest), rated + new + gone), np.int64)
+        mass = np.zeros(leaf.shape)
+        if rated:
+            leaf[:, :rated] = self._drawn
+            mass[:, :rated] = self._rated
             self._rated = self._rated[:, :0]
-        if ring.steps > self._seen:
-            new = min(ring.steps - self._seen, ring.size)
-            rows = np.arange(ring.head - new, ring.head - ring.capacity + ring.rows) % ring.rows
-            places = (rows[:, None] * ring.num_envs + np.arange(ring.num_envs)).reshape(1, -1)
-            mass = np.zeros((len(self.greatest), places.size))
-            mass[:, : new * ring.num_envs] = (self.greatest**self.alpha)[:, None]
-            leaves.append(np.broadcast_to(places, mass.shape))
-            masses.append(mass)
+        if new:
+            head = ring.head * ring.num_envs
+            leaf[:, rated:] = np.arange(head - new, head + gone) % self.tree.slots
+            mass[:, rated : rated + new] = self.greatest[:, None]
             self._seen = ring.steps
-        if leaves:
-            self.tree.set(np.concatenate(leaves, 1), np.concatenate(masses, 1))
+        self.tree.set(leaf, mass)
 
     def _find(self, point: Array) -> Array:
         """The leaves at points (R, B) of the chances laid end to end, the uniform share first."""
@@ -131,15 +141,16 @@ class Prioritized(Replay):
             return self.tree.find(point)
         proportional = self.tree.find(np.maximum(point - mix, 0) / (1 - mix))
         age = np.minimum((point / mix * len(self)).astype(np.int64), len(self) - 1)
-        uniform = (age + self._oldest) % self.tree.slots
-        return np.where(point < mix, uniform, proportional)
+        return np.where(point < mix, self.ring.place(age), proportional)
 
     def _probability(self, leaf: Array) -> Array:
-        """Chance (R, B) of each leaf to be drawn."""
-        proportional = self.tree.mass(leaf) / self.tree.total[:, None]
-        return (1 - self.uniform_mix) * proportional + self.uniform_mix / len(self)
+        """Chance (R, B) of each leaf to be drawn, times a number of its replica."""
+        mass = self.tree.mass(leaf)
+        if not self.uniform_mix:
+            return mass
+        return (1 - self.uniform_mix) * mass + self.uniform_mix / len(self) * self.tree.total[:, None]
 
 
 def importance_weights(probability: Array, beta: float) -> Array:
     """``(N P(i))^-beta`` over the greatest of each replica's batch; probability (R, B), (R, B)."""
-    return np.asarray((probability.min(1, keepdims=True) / probability) ** beta)
+    return np.asarray((np.minimum.reduce(probability, 1, keepdims=True) / probability) ** beta)

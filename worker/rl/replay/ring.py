@@ -8,8 +8,7 @@ as rows are first written, so a large capacity costs nothing until it is used.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ _ROW_ARRAYS = ("obs", "action", "reward", "terminated", "final")
 _FINAL_ARRAYS = ("final_obs", "finals", "oldest_final")
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """Transitions gathered from a ring, every array with the leading shape of the index they were gathered by."""
 
     obs: Array
@@ -75,18 +73,42 @@ class Ring:
         """Env steps held per environment, at most ``capacity``."""
         lead = (replicas, self.rows, num_envs)
         self.obs: Array = np.zeros((*lead, *shape), obs[1])
-        self.action: Array = np.zeros((*lead, *action[0]), action[1])
-        self.reward: Array = np.zeros(lead, np.float32)
-        self.terminated: Array = np.zeros(lead, np.bool_)
-        self.final: Array = np.zeros(lead, np.int64)
-        """-1 within an episode; at its end k, the running number of its final observation. Never negative in a row that
-        was not written: nothing goes on from there."""
+        step = [
+            ("action", action[1], tuple(action[0])),
+            ("final", np.int64),
+            ("reward", np.float32),
+            ("terminated", np.bool_),
+        ]
+        # Side by side, so that drawing a step touches one place in memory, not four.
+        self._step: Array = np.zeros(lead, np.dtype(step, align=True))
         self.final_obs: Array = np.zeros((replicas, 16, *shape), obs[1])
         """Final observation k of a replica in slot ``k % len``, for every k still held."""
         self.finals: Array = np.zeros(replicas, np.int64)
         """Final observations numbered so far, per replica."""
         self.oldest_final: Array = np.zeros(replicas, np.int64)
         """A lower bound of the numbers still held."""
+        self._number_replicas()
+
+    @property
+    def action(self) -> Array:
+        """What was done, (R, rows, N, …)."""
+        return self._step["action"]
+
+    @property
+    def reward(self) -> Array:
+        """(R, rows, N)."""
+        return self._step["reward"]
+
+    @property
+    def terminated(self) -> Array:
+        """(R, rows, N)."""
+        return self._step["terminated"]
+
+    @property
+    def final(self) -> Array:
+        """-1 within an episode; at its end k, the running number of its final observation, (R, rows, N). Never negative
+        in a row that was not written: nothing goes on from there."""
+        return self._step["final"]
 
     @property
     def obs_bytes(self) -> int:
@@ -109,10 +131,11 @@ class Ring:
         """
         row = self.head
         self._count(self.steps + 1)
-        self.action[:, row] = action
-        self.reward[:, row] = reward
-        self.terminated[:, row] = terminated
-        self.final[:, row] = -1
+        step = self._step[:, row]
+        step["action"] = action
+        step["reward"] = reward
+        step["terminated"] = terminated
+        step["final"] = -1
         self.obs[:, self.head] = newest = self._newest(next_obs)
         if ended.any():
             self._end(row, ended, newest)
@@ -135,32 +158,42 @@ class Ring:
         """
         if index.size and index.view(np.uint64).max() >= self.size * self.num_envs:  # negative ones are huge
             raise IndexError(f"index outside the {self.size * self.num_envs} transitions held")
-        position = index + (self.head - self.size) * self.num_envs
-        at = last_at = self._at(position)
-        last = position
+        return self.at(self.place(index), n_step, gamma)
+
+    def place(self, age: Array) -> Array:
+        """Where steps lie, ``row * N + environment``, by their age as :meth:`gather` counts it."""
+        place: Array = (age + (self.head - self.size) * self.num_envs) % (self.rows * self.num_envs)
+        return place
+
+    def at(self, place: Array, n_step: int = 1, gamma: float = 1.0) -> Rows:
+        """Transitions that begin at the places (…, R, B) of steps that are held, see :meth:`gather`."""
+        period = self.rows * self.num_envs
+        first = self._first
+        at = place + first
+        step = last_step = _take(self._step, at)
+        last = place
         steps: Array | int = 1
         if n_step == 1:
-            reward = _take(self.reward, at)
+            reward: Array = step["reward"].copy()
         else:
-            reward, steps = self._returns(position, n_step, gamma)
-            last = position + (steps - 1) * self.num_envs
-            last_at = self._at(last)
+            reward, steps = self._returns(place, n_step, gamma)
+            last = place + (steps - 1) * self.num_envs
+            last_step = _take(self._step, last % period + first)
         if self.stack == 1:
-            obs, next_obs = _take(self.obs, at), _take(self.obs, self._at(last + self.num_envs))
+            obs, next_obs = _take(self.obs, at), _take(self.obs, (last + self.num_envs) % period + first)
             newest = next_obs
         else:
-            obs = self._stacks(position, self._going(position, self.stack - 1))
+            obs = self._stacks(place, self._going(place, self.stack - 1))
             next_obs = self._stacks(last + self.num_envs, self._going(last, self.stack - 2))
             newest = next_obs[..., -self.obs.shape[3] :, :, :]
-        final = _take(self.final, last_at)
+        final = last_step["final"]
         ended = final >= 0
         where = np.nonzero(ended)
         if where[0].size:
             newest[where] = self.final_obs[where[-2], final[where] % self.final_obs.shape[1]]
         if self.stack > 1:
             obs, next_obs = (np.moveaxis(stacks, -3, self._channel_axis - 3) for stacks in (obs, next_obs))
-        action, terminated = _take(self.action, at), _take(self.terminated, last_at)
-        return Rows(obs, action, reward, terminated, ended, next_obs, steps)
+        return Rows(obs, step["action"].copy(), reward, last_step["terminated"], ended, next_obs, steps)
 
     def state(self) -> dict[str, Tensor | int]:
         """The rows written so far and the counters. The tensors are the live ones: copy before the next ``add``."""
@@ -178,18 +211,22 @@ class Ring:
 
     def select(self, keep: Sequence[int]) -> None:
         """Keep the replicas ``keep``, in that order; one named twice is copied."""
-        for name in _ROW_ARRAYS:
+        for name in ("obs", "_step"):
             old: Array = getattr(self, name)
             new = np.zeros((len(keep), *old.shape[1:]), old.dtype)
             new[:, : self._used()] = old[keep, : self._used()]
             setattr(self, name, new)
         for name in _FINAL_ARRAYS:
             setattr(self, name, getattr(self, name)[keep])
+        self._number_replicas()
+
+    def _number_replicas(self) -> None:
+        self._first: Array = np.arange(len(self.finals))[:, None] * (self.rows * self.num_envs)
 
     def _at(self, position: Array) -> Array:
         """Where ``row * N + environment`` (…, R, B), counted on through the ring's end, lies in a flat array."""
         period = self.rows * self.num_envs
-        return position % period + np.arange(len(self.finals))[:, None] * period
+        return position % period + self._first
 
     def _newest(self, obs: Array) -> Array:
         """Newest frames of observations (R, N, …), as they are stored."""
@@ -200,7 +237,7 @@ class Ring:
     def _going(self, position: Array, back: int) -> Array:
         """Which steps before each position (…, R, B) are of its episode, (back, …, R, B), the oldest first."""
         before = np.arange(back, 0, -1).reshape(-1, *(1,) * position.ndim) * self.num_envs
-        going = _take(self.final, self._at(position - before)) < 0
+        going = _take(self._step, self._at(position - before))["final"] < 0
         return np.logical_and.accumulate(going[::-1])[::-1]
 
     def _stacks(self, position: Array, going: Array) -> Array:
@@ -214,15 +251,17 @@ class Ring:
         frames[..., : len(going), :, :, :][np.moveaxis(~going, 0, -1)] = 0
         return frames.reshape(*position.shape, -1, *frames.shape[-2:])
 
-    def _returns(self, position: Array, n_step: int, gamma: float) -> tuple[Array, Array]:
-        """Discounted reward of up to ``n_step`` steps from each position on, and how many they are."""
-        ahead = np.arange(n_step).reshape(-1, *(1,) * position.ndim)
-        window = position + ahead * self.num_envs
-        at = self._at(window)
+    def _returns(self, place: Array, n_step: int, gamma: float) -> tuple[Array, Array]:
+        """Discounted reward of up to ``n_step`` steps from each place on, and how many they are."""
+        end = self.head * self.num_envs
+        place = np.where(place < end, place, place - self.rows * self.num_envs)  # so that it counts on to the newest
+        ahead = np.arange(n_step).reshape(-1, *(1,) * place.ndim)
+        window = place + ahead * self.num_envs
+        step = _take(self._step, self._at(window))
         taken = np.ones(window.shape, np.bool_)
-        taken[1:] = (_take(self.final, at[:-1]) < 0) & (window[1:] < self.head * self.num_envs)
+        taken[1:] = (step["final"][:-1] < 0) & (window[1:] < end)
         np.logical_and.accumulate(taken, out=taken)
-        reward = np.where(taken, _take(self.reward, at), 0) * np.power(gamma, ahead, dtype=np.float64)
+        reward = np.where(taken, step["reward"], 0) * np.power(gamma, ahead, dtype=np.float64)
         return reward.sum(0).astype(np.float32), taken.sum(0)
 
     def _count(self, steps: int) -> None:

@@ -6,14 +6,15 @@ drifts and a tree rebuilt from its leaves is the same to the last bit.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from worker.rl.replay.ring import Array
 
-FAN_OUT = 64
-ROOTS = 4096
+FAN_OUT = 32
+ROOTS = 8192
 """At most; so many are looked at one by one."""
 
 
@@ -33,11 +34,13 @@ class SumTree:
     def _allocate(self, replicas: int) -> None:
         span = FAN_OUT**self._depth
         roots = -(-self.slots // span)
-        self._levels: list[Array] = [
-            np.zeros((replicas, roots * FAN_OUT**above)) for above in range(self._depth, -1, -1)
-        ]
-        self._first: Array = np.arange(replicas)[:, None] * roots
+        widths = [roots * FAN_OUT**above for above in range(self._depth, 0, -1)]
+        self._levels: list[Array] = [np.zeros((replicas, width)) for width in widths]
+        self._levels.append(np.zeros((replicas, 1 + roots)))  # behind a zero, so that sums start with it
+        replica = np.arange(replicas)[:, None]
+        self._first = replica * roots
         self._first_leaf = self._first * span
+        self._first_root = replica * (1 + roots) + 1
 
     @property
     def leaves(self) -> Array:
@@ -63,9 +66,10 @@ class SumTree:
             return
         node = index + self._first_leaf
         self._levels[0].reshape(-1)[node] = mass
-        for children, parents in zip(self._levels[:-1], self._levels[1:], strict=True):
+        for children, parents in pairwise(self._levels):
             node = node // FAN_OUT
-            parents.reshape(-1)[node] = np.add.reduce(children.reshape(-1, FAN_OUT).take(node, axis=0), -1)
+            at = node if parents is not self._levels[-1] else node + (self._first_root - self._first)
+            parents.reshape(-1)[at] = _sums(children.reshape(-1, FAN_OUT).take(node, axis=0))
 
     def fill(self, leaves: Array) -> None:
         """Set the first leaves to (R, up to ``slots``) masses."""
@@ -77,18 +81,21 @@ class SumTree:
 
         Never a leaf without mass, whatever rounding does, so long as its replica has any.
         """
-        ends: Array = torch.from_numpy(self._levels[-1]).cumsum(1).numpy()
-        total = ends[:, -1:]
-        rest = _below(point * total, total)
-        child = torch.searchsorted(torch.from_numpy(ends), torch.from_numpy(rest), right=True).numpy()
-        node = at = child + self._first
-        for level in self._levels[-2::-1]:
-            rest = rest - np.where(child, ends.take(at - 1), 0)
-            ends = torch.from_numpy(level.reshape(-1, FAN_OUT).take(node, axis=0)).cumsum(-1).numpy()
+        before: Array = torch.from_numpy(self._levels[-1]).cumsum(1).numpy()
+        rest = _below(point, 1.0) * before[:, -1:]
+        child = np.empty(rest.shape, np.int64)
+        for found, replica_before, replica_rest in zip(child, before, rest, strict=True):
+            found[:] = replica_before.searchsorted(replica_rest, "right")
+        rest -= before.take(child + (self._first_root - 2))
+        node = child + (self._first - 1)
+        for depth in range(self._depth - 1, -1, -1):
+            blocks = self._levels[depth].reshape(-1, FAN_OUT).take(node, axis=0)
+            ends: Array = torch.from_numpy(blocks).cumsum(-1).numpy()
             rest = _below(rest, ends[..., -1])
             child = (ends <= rest[..., None]).argmin(-1)
-            at = child + np.arange(0, ends.size, FAN_OUT).reshape(child.shape)
             node = node * FAN_OUT + child
+            if depth:
+                rest -= np.where(child, np.take_along_axis(ends, child[..., None] - 1, -1)[..., 0], 0)
         leaf: Array = node - self._first_leaf
         return leaf
 
@@ -99,10 +106,16 @@ class SumTree:
         self._levels = [level[list(keep)] for level in levels]
 
     def _sum_up(self) -> None:
-        for i, parents in enumerate(self._levels[1:]):
-            parents[:] = np.add.reduce(self._levels[i].reshape(-1, FAN_OUT), -1).reshape(parents.shape)
+        for children, parents in pairwise(self._levels):
+            sums = _sums(children.reshape(-1, FAN_OUT)).reshape(len(parents), -1)
+            parents[:, -sums.shape[1] :] = sums
 
 
-def _below(point: Array, end: Array) -> Array:
+def _sums(blocks: Array) -> Array:
+    """Sums over the last axis, which add in the same order however many there are."""
+    return np.asarray(np.einsum("...c->...", blocks))
+
+
+def _below(point: Array, end: Array | float) -> Array:
     """Points, those that rounding has brought to the end or beyond moved before it."""
     return np.minimum(point, end * (1 - 2**-52))

@@ -21,8 +21,11 @@ class Uniform(Replay):
         at_once = max(1, AT_ONCE // held)
         for start in range(0, batches, at_once):
             drawn = min(at_once, batches - start)
-            index = noise.integers("replay", len(self), drawn, batch_size)
-            yield from self._batches(index.movedim(0, 1).cpu().numpy())
+            place = self.ring.place(noise.integers("replay", len(self), drawn, batch_size).movedim(0, 1).cpu().numpy())
+            if drawn == 1:
+                yield self._transition(place[0])
+            else:
+                yield from map(Transition, *self._transition(place)[:5])
 
     def update(self, priority: Tensor | None) -> None:
         """All stay as likely as they were."""
