@@ -11,7 +11,7 @@ import onnxruntime
 from pydantic import ValidationError
 
 from app.schemas.bundle import PolicyBundle
-from app.schemas.environments import BoxSpace, DiscreteSpace
+from app.schemas.environments import BoxSpace, DiscreteSpace, brightest
 from app.serving.sampling import Actions, Decoder, Observations, keys
 
 SESSION_BYTES: Final = 128 * 1024
@@ -36,7 +36,9 @@ class Policy:
         self._decoder = Decoder(bundle)
         self._session = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
         self._outputs = list(self._decoder.outputs)
-        self.pixels = self._session.get_inputs()[0].type == "tensor(uint8)"
+        images = self._session.get_inputs()[0].type == "tensor(uint8)"
+        self.pixels = range(brightest(space) + 1) if images and isinstance(space, BoxSpace) else None
+        """What a pixel may be, where observations are images."""
         self._call_seconds = self._time(1, repeats=5)
         self._row_seconds = self._time(_WARM_UP_BATCH, repeats=3) / _WARM_UP_BATCH
 

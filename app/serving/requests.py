@@ -66,12 +66,12 @@ class ActionRequest(NamedTuple):
             raise _invalid(*errors)
         return request
 
-    def array(self, shape: Sequence[int], *, pixels: bool, states: range | None = None) -> Observations:
-        """The observations as (B, *shape): uint8 if ``pixels``, int64 if they are one of ``states``, else float32.
+    def array(self, shape: Sequence[int], *, pixels: range | None, states: range | None = None) -> Observations:
+        """The observations as (B, *shape): uint8 of ``pixels``, int64 of ``states``, whichever is given, else float32.
 
         Raises ``Invalid`` pointing at the first observation, or the element of it, that does not belong to the space.
         """
-        integers = range(256) if pixels else states
+        integers = pixels or states
         flat = self.observations
         for size in shape:
             if set(map(type, flat)) != {list} or set(map(len, flat)) != {size}:
@@ -80,8 +80,11 @@ class ActionRequest(NamedTuple):
         if not (_FLOAT if integers is None else _INTEGER).issuperset(map(type, flat)):
             raise self._misplaced(shape, integers)
         try:
-            if pixels:
-                return np.frombuffer(bytes(flat), np.uint8).reshape(-1, *shape)
+            if pixels is not None:
+                images = np.frombuffer(bytes(flat), np.uint8)
+                if images.max() >= pixels.stop:
+                    raise self._misplaced(shape, pixels)
+                return images.reshape(-1, *shape)
             if states is not None:
                 if min(flat) < states.start or max(flat) >= states.stop:
                     raise self._misplaced(shape, states)

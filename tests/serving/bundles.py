@@ -18,8 +18,9 @@ CARTPOLE = BoxSpace(shape=(4,), low=(None,) * 4, high=(None,) * 4)
 
 
 def box(*shape: int, dtype: str = "float32") -> BoxSpace:
-    """An unbounded observation space."""
-    return BoxSpace(shape=shape, dtype=dtype, low=(None,), high=(None,))
+    """An observation space, unbounded but for bytes."""
+    low, high = (0.0, 255.0) if dtype == "uint8" else (None, None)
+    return BoxSpace(shape=shape, dtype=dtype, low=(low,), high=(high,))
 
 
 def manifest(**changes: Any) -> PolicyBundle:

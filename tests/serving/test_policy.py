@@ -23,7 +23,7 @@ class TestLoad:
 
     def test_a_good_bundle(self, bundle: Files) -> None:
         policy = load("ckpt_1", *bundle)
-        assert (policy.checkpoint_id, policy.shape, policy.pixels) == ("ckpt_1", (4,), False)
+        assert (policy.checkpoint_id, policy.shape, policy.pixels) == ("ckpt_1", (4,), None)
 
     @pytest.mark.parametrize("name", ["policy.onnx", "bundle.json"])
     def test_a_changed_byte(self, bundle: Files, name: str) -> None:
@@ -66,13 +66,13 @@ class TestPolicy:
         bundle = manifest(observation=box(2, 2, 1, dtype="uint8"))
         policy = Policy("ckpt_1", linear_graph(bundle, logits=WEIGHT), bundle)
         images = np.array([[9, 200, 0, 0], [200, 9, 0, 0]], np.uint8).reshape(2, 2, 2, 1)
-        assert policy.pixels
+        assert policy.pixels == range(256)
         assert policy.act(images, seed=None).tolist() == [1, 0]
 
     def test_integers(self) -> None:
         bundle = manifest(observation=DiscreteSpace(n=3, start=5), distribution="epsilon_greedy", epsilon=0.5)
         policy = Policy("ckpt_1", table_graph(np.array([[0, 1], [1, 0], [0, 2]]), start=5), bundle)
-        assert (policy.shape, policy.pixels, policy.states) == ((), False, range(5, 8))
+        assert (policy.shape, policy.pixels, policy.states) == ((), None, range(5, 8))
         states = np.array([5, 6, 7, 5])
         assert policy.act(states, seed=None).tolist() == [1, 0, 1, 1]
         sampled = policy.act(np.full(400, 6), seed=1)

@@ -13,7 +13,7 @@ ZEROS = [0.0, 0.0, 0.0, 0.0]
 
 
 def refused(
-    body: Any, shape: tuple[int, ...] = (4,), *, pixels: bool = False, states: range | None = None
+    body: Any, shape: tuple[int, ...] = (4,), *, pixels: range | None = None, states: range | None = None
 ) -> list[tuple[str, str]]:
     """Pointer and message of everything a body is refused for."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -75,7 +75,7 @@ class TestParse:
 
 
 class TestArray:
-    def array(self, body: dict[str, Any], shape: tuple[int, ...], *, pixels: bool = False) -> np.ndarray:
+    def array(self, body: dict[str, Any], shape: tuple[int, ...], *, pixels: range | None = None) -> np.ndarray:
         return ActionRequest.parse(json.dumps(body).encode()).array(shape, pixels=pixels)
 
     def test_vectors(self) -> None:
@@ -85,7 +85,7 @@ class TestArray:
 
     def test_images(self) -> None:
         image = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4) * 11
-        array = self.array({"observation": image.tolist()}, (2, 3, 4), pixels=True)
+        array = self.array({"observation": image.tolist()}, (2, 3, 4), pixels=range(256))
         assert array.dtype == np.uint8
         assert np.array_equal(array[0], image)
 
@@ -127,11 +127,11 @@ class TestArray:
         ],
     )
     def test_wrong_images(self, image: Any, pointer: str) -> None:
-        assert [where for where, _ in refused({"observation": image}, (1, 2, 1), pixels=True)] == [pointer]
+        assert [where for where, _ in refused({"observation": image}, (1, 2, 1), pixels=range(256))] == [pointer]
 
     def test_integers(self) -> None:
         request = ActionRequest.parse(b'{"observations": [-2, 0, 47]}')
-        array = request.array((), pixels=False, states=range(-2, 48))
+        array = request.array((), pixels=None, states=range(-2, 48))
         assert array.dtype == np.int64 and array.tolist() == [-2, 0, 47]
 
     @pytest.mark.parametrize("state", [-1, 48, 2**63, -(2**63), True, 3.0, "3", None, [3], {}])
@@ -141,10 +141,16 @@ class TestArray:
         body = {"observations": [0, 47, state, -1]}
         assert [where for where, _ in refused(body, (), states=states)] == ["/observations/2"]
 
+    def test_a_pixel_brighter_than_the_images_it_learned_from(self) -> None:
+        assert self.array({"observation": [[[1]]]}, (1, 1, 1), pixels=range(2)).tolist() == [[[[1]]]]
+        assert refused({"observations": [[[[1]]], [[[2]]]]}, (1, 1, 1), pixels=range(2)) == [
+            ("/observations/1/0/0/0", "must be an integer from 0 to 1, is 2")
+        ]
+
     def test_messages_say_what_was_seen(self) -> None:
         assert refused({"observation": 48}, (), states=range(48))[0][1] == "must be an integer from 0 to 47, is 48"
         assert refused({"observation": [0, 0]})[0][1] == "must be a list of 4 numbers, is a list of 2"
         assert refused({"observation": [0, 0, 0, None]})[0][1] == "must be a number, is null"
-        assert refused({"observation": [[[300]]]}, (1, 1, 1), pixels=True)[0][1] == (
+        assert refused({"observation": [[[300]]]}, (1, 1, 1), pixels=range(256))[0][1] == (
             "must be an integer from 0 to 255, is 300"
         )
