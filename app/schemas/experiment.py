@@ -17,12 +17,14 @@ from pydantic import Field, JsonValue, StringConstraints
 from app.schemas import presets
 from app.schemas.algorithms import AnyAlgorithm
 from app.schemas.base import FieldError, Items, SpecError, SpecSchema, closest
-from app.schemas.environments import BoxSpace, EnvironmentEntry, catalogue, kind
+from app.schemas.environments import BoxSpace, DiscreteSpace, EnvironmentEntry, Space, catalogue, kind
 
 MAX_SEEDS = 256
 MAX_MEMORY_BYTES = 64 * 2**30
 MAX_PARAMETERS = 32_000_000
 """Of one network of one run: 128 MB, which every checkpoint holds."""
+MAX_QUANTILE_PAIRS = 32_000_000
+"""That one quantile loss compares: batch_size x num_quantiles squared, numbers of four bytes, several times over."""
 LONGEST_ROLLOUT = 65_536
 """Env steps of a rollout that are allowed however short the run is."""
 IMAGE_FEATURES = 512
@@ -246,7 +248,8 @@ def _size_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldErr
     if not isinstance(space, BoxSpace):  # a table has a row per state, and the catalogue's environments are small
         return []
     algorithm, num_envs = spec.algorithm, spec.environment.num_envs or 1
-    errors = _network_errors(algorithm, IMAGE_FEATURES if kind(space) == "image" else math.prod(space.shape))
+    features = IMAGE_FEATURES if kind(space) == "image" else math.prod(space.shape)
+    errors = _network_errors(algorithm, features, entry.action_space)
     rollout = num_envs * getattr(algorithm, "num_steps", 0)
     longest = max(spec.training.total_env_steps, LONGEST_ROLLOUT)
     if rollout > longest:
@@ -265,11 +268,17 @@ def _size_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldErr
         errors.append(FieldError(pointer, message))
     if buffer and getattr(algorithm, "batch_size", 0) > buffer:
         errors.append(FieldError("/algorithm/batch_size", "may not exceed buffer_size"))
+    quantiles = getattr(algorithm, "num_quantiles", None) or 0
+    if (pairs := getattr(algorithm, "batch_size", 0) * quantiles**2) > MAX_QUANTILE_PAIRS:
+        message = f"batch_size x num_quantiles^2 is {pairs:,}; {MAX_QUANTILE_PAIRS:,} are allowed"
+        errors.append(FieldError("/algorithm/num_quantiles", message))
     return errors
 
 
-def _network_errors(algorithm: AnyAlgorithm, features: int) -> list[FieldError]:
-    widths = (features, *getattr(algorithm, "hidden_sizes", ()))
+def _network_errors(algorithm: AnyAlgorithm, features: int, actions: Space) -> list[FieldError]:
+    outputs = actions.n if isinstance(actions, DiscreteSpace) else 1  # of other spaces there are few
+    outputs *= getattr(algorithm, "num_atoms", None) or getattr(algorithm, "num_quantiles", None) or 1
+    widths = (features, *getattr(algorithm, "hidden_sizes", ()), outputs)
     parameters = sum((a + 1) * b for a, b in pairwise(widths))
     if parameters <= MAX_PARAMETERS:
         return []

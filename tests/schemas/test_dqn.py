@@ -139,3 +139,16 @@ def test_the_catalogue_shows_each_names_own_defaults(name: str) -> None:
 def test_the_catalogue_says_what_each_name_is() -> None:
     shown = [catalogue.algorithm(name) for name in NAMES]
     assert len({row.summary for row in shown}) == len({row.paper for row in shown}) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"name": "qr_dqn", "batch_size": 65_536, "num_quantiles": 512}, "num_quantiles"),
+        ({"name": "c51", "hidden_sizes": [4096, 4096, 3000], "num_atoms": 512}, "hidden_sizes"),
+    ],
+)
+def test_what_no_machine_would_hold_is_refused(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(SpecError, match="are allowed") as caught:
+        resolved(**fields)
+    assert [row.pointer for row in caught.value.errors] == [f"/algorithm/{field}"]
