@@ -62,8 +62,8 @@ class Prioritized(Replay):
         self.greatest: Array = np.ones(replicas)
         """What is new weighs as much as the greatest error seen so far, (R,)."""
         self._seen = 0
-        self._ahead: Array = np.zeros((replicas, 0, 0), np.int64)
-        """Random integers of the batches to come, (R, batches, B)."""
+        self._points: Array = np.zeros((replicas, 0, 0))
+        """Where the batches to come are drawn, (R, batches, B)."""
         self._drawn: Array = np.zeros((replicas, 0), np.int64)
         self._rated: Array = np.zeros((replicas, 0))
         """Mass that the leaves drawn last are to have."""
@@ -73,8 +73,7 @@ class Prioritized(Replay):
         beta = self.beta + min(done, 1.0) * (1 - self.beta)
         for _ in range(batches):
             self._carry()
-            within = self._bits(noise, batch_size) * (0.5**_DIGITS / batch_size)
-            self._drawn = leaf = self._find(within + np.arange(batch_size) / batch_size)
+            self._drawn = leaf = self._find(self._next_points(noise, batch_size))
             weight = importance_weights(self._probability(leaf), beta).astype(np.float32)
             yield self._transition(leaf, weight)
 
@@ -87,14 +86,14 @@ class Prioritized(Replay):
 
     def state(self) -> dict[str, Tensor | int]:
         self._carry()
-        own = {"mass": self.tree.leaves, "greatest": self.greatest, "ahead": self._ahead}
+        own = {"mass": self.tree.leaves, "greatest": self.greatest, "points": self._points}
         return super().state() | {name: torch.from_numpy(array) for name, array in own.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
         self.tree.fill(state["mass"].numpy())
         self.greatest = state["greatest"].numpy().copy()
-        self._ahead = state["ahead"].numpy().copy()
+        self._points = state["points"].numpy().copy()
         self._seen = self.ring.steps
 
     def select(self, keep: Sequence[int]) -> None:
@@ -102,15 +101,16 @@ class Prioritized(Replay):
         super().select(keep)
         self.tree.select(keep)
         self.greatest = self.greatest[list(keep)]
-        self._ahead = self._ahead[list(keep)]
+        self._points = self._points[list(keep)]
 
-    def _bits(self, noise: Noise, batch_size: int) -> Array:
-        """The next batch's random integers below ``2 ** _DIGITS``, (R, B)."""
-        if not self._ahead.shape[1] or self._ahead.shape[2] != batch_size:
-            self._ahead = noise.integers("replay", 1 << _DIGITS, AHEAD, batch_size).cpu().numpy()
-        bits: Array = self._ahead[:, 0]
-        self._ahead = self._ahead[:, 1:]
-        return bits
+    def _next_points(self, noise: Noise, batch_size: int) -> Array:
+        """One point in each of ``batch_size`` equal parts of [0, 1), (R, B), uniform there."""
+        if not self._points.shape[1] or self._points.shape[2] != batch_size:
+            bits = noise.integers("replay", 1 << _DIGITS, AHEAD, batch_size).cpu().numpy()
+            self._points = (np.arange(batch_size) + bits * 0.5**_DIGITS) / batch_size
+        points: Array = self._points[:, 0]
+        self._points = self._points[:, 1:]
+        return points
 
     def _carry(self) -> None:
         """Carry into the tree how the last batch was rated, then the steps that came and went since (they may have
