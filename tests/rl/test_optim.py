@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worker.rl.optim import Adam, Parameters, excess_of, polyak
+from worker.rl.optim import Adam, Parameters, clip_rows, polyak
 
 R = 3
 
@@ -171,4 +171,6 @@ def test_polyak_moves_a_share_and_one_copies() -> None:
 
 def test_clipping_uses_one_norm_per_replica() -> None:
     gradients = [torch.tensor([[3.0], [0.1]]), torch.tensor([[4.0], [0.0]])]
-    torch.testing.assert_close(excess_of(gradients, 1.0), torch.tensor([[5.0], [1.0]]))
+    clip_rows(gradients, 1.0)
+    torch.testing.assert_close(gradients[0], torch.tensor([[0.6], [0.1]]))
+    torch.testing.assert_close(gradients[1], torch.tensor([[0.8], [0.0]]))

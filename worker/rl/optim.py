@@ -117,21 +117,15 @@ class Adam:
     def apply(self, gradients: Sequence[Tensor], active: Sequence[bool] | None = None) -> None:
         """One update with these gradients, shaped like ``parameters.tensors``."""
         flat = self.parameters.flatten(gradients)
-        scale = None
         if self.max_grad_norm is not None:
-            excess = excess_of(flat, self.max_grad_norm)
-            if self.parameters.replicas == 1:
-                scale = excess  # the fused step divides by one number on its way
-            else:
-                for gradient in flat:
-                    gradient.div_(excess)
+            clip_rows(flat, self.max_grad_norm)
         self.steps += 1 if active is None else self.steps.new_tensor(active)
         rows = [r for r in range(self.parameters.replicas) if active is None or active[r]]
         if isinstance(self.lr, float):
-            self._fused(rows, flat, self.lr, scale)
+            self._fused(rows, flat, self.lr)
         else:
             for r in rows:
-                self._fused([r], flat, self.lr[r], scale)
+                self._fused([r], flat, self.lr[r])
 
     def state(self) -> dict[str, Tensor]:
         first = {f"first.{i}": buffer for i, buffer in enumerate(self.first)}
@@ -159,7 +153,7 @@ class Adam:
         moments = ([buffer.unbind(0) for buffer in buffers] for buffers in (self.first, self.second))
         self._rows = (*moments, [self.steps.unbind(0)] * len(self.first))
 
-    def _fused(self, rows: list[int], gradients: list[Tensor], lr: float, scale: Tensor | None) -> None:
+    def _fused(self, rows: list[int], gradients: list[Tensor], lr: float) -> None:
         """Adam on these rows, each a tensor of its own: a row's arithmetic must not depend on which others move."""
         split = [gradient.unbind(0) for gradient in gradients]
         weights, slopes, first, second, steps = (
@@ -179,12 +173,13 @@ class Adam:
             eps=self.eps,
             amsgrad=False,
             maximize=False,
-            grad_scale=scale,
         )
 
 
-def excess_of(gradients: Sequence[Tensor], max_norm: float) -> Tensor:
-    """What to divide each replica's gradients, (R, …) buffers, by for a global norm of at most ``max_norm``: (R, 1)."""
+def clip_rows(gradients: Sequence[Tensor], max_norm: float) -> None:
+    """Scale each replica's gradients, (R, …) buffers, in place so that their global norm is at most ``max_norm``."""
     norms = [torch.linalg.vector_norm(gradient, dim=1, keepdim=True) for gradient in gradients]
     norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
-    return (norm / max_norm).clamp_(min=1.0)
+    share = (max_norm / norm).clamp_(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(share)
