@@ -106,7 +106,7 @@ class Noise:
             if end:
                 parts.append(self._block(key, last, fill, dtype)[:, :end])
             values = torch.cat(parts, 1)
-        return values.view(len(self.seeds), *shape)
+        return values if len(shape) == 1 else values.view(len(self.seeds), *shape)
 
     def _block(self, key: str, index: int, fill: _Fill, dtype: torch.dtype) -> Tensor:
         held = self._blocks.get(key)

@@ -111,7 +111,7 @@ class Adam:
 
         Replicas that are not ``active`` keep weights, moments and step count.
         """
-        self.apply(torch.autograd.grad(loss, self.parameters.tensors, torch.ones_like(loss)), active)
+        self.apply(torch.autograd.grad(loss, self.parameters.tensors, self._ones), active)
 
     @torch.no_grad()
     def apply(self, gradients: Sequence[Tensor], active: Sequence[bool] | None = None) -> None:
@@ -149,9 +149,10 @@ class Adam:
             self.lr = [self.lr[i] for i in rows]
 
     def _split(self) -> None:
-        """The rows of the moments and of the counts of steps, one tensor for each replica."""
+        """The rows of the moments and of the counts of steps, one tensor for each replica; and a one for each."""
         moments = ([buffer.unbind(0) for buffer in buffers] for buffers in (self.first, self.second))
         self._rows = (*moments, [self.steps.unbind(0)] * len(self.first))
+        self._ones = torch.ones_like(self.steps)
 
     def _fused(self, rows: list[int], gradients: list[Tensor], lr: float) -> None:
         """Adam on these rows, each a tensor of its own: a row's arithmetic must not depend on which others move."""

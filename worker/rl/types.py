@@ -64,7 +64,8 @@ class Rollout(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What an update reports, on the device: ``metrics`` (R,) each; absolute ``priority`` (R, B) for such a replay."""
+    """What an update reports, on the device: ``metrics`` (R, …) each, of which each replica's mean is taken when they
+    are shown; absolute ``priority`` (R, B) for such a replay."""
 
     metrics: dict[str, Tensor]
     priority: Tensor | None = None

@@ -51,7 +51,7 @@ class Head(nn.Module):
         """
 
     def metrics(self, target: Tensor) -> dict[str, Tensor]:
-        """What is worth knowing of the targets, (R,) each."""
+        """What is worth knowing of the targets, (R, B) each."""
         return {}
 
 
@@ -102,8 +102,7 @@ class CategoricalHead(Head):
         return loss, divergence.clamp_(min=0)
 
     def metrics(self, target: Tensor) -> dict[str, Tensor]:
-        edges = target[..., :: target.shape[-1] - 1].mean(1)
-        return {"dqn/mass_at_v_min": edges[:, 0], "dqn/mass_at_v_max": edges[:, 1]}
+        return {"dqn/mass_at_v_min": target[..., 0], "dqn/mass_at_v_max": target[..., -1]}
 
 
 class QuantileHead(Head):
@@ -225,7 +224,7 @@ class DQN(Agent):
         self.updates += 1
         if self.updates % self.config.target_update_every == 0:
             polyak(self.target_parameters, self.parameters, self.config.tau)
-        metrics = {"losses/q": loss.detach(), "dqn/q_mean": next_q.mean((1, 2))}
+        metrics = {"losses/q": loss.detach(), "dqn/q_mean": next_q}
         return Update(metrics | self.head.metrics(target), priority)
 
     def policy(self, replica: int) -> nn.Module:

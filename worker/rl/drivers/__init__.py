@@ -9,6 +9,7 @@ import torch
 from app.schemas.environments import kind
 from app.schemas.experiment import ExperimentSpec
 from worker.rl import envs
+from worker.rl.drivers.loop import Pack
 from worker.rl.errors import UnsupportedSpace
 from worker.rl.reporter import Reporter, State
 
@@ -49,4 +50,4 @@ def train(
         if resume is not None and replicas is not None:
             resume = resume.select(replicas)
         run = import_module(f"worker.rl.drivers.{agent.driver}").run
-        run(spec, list(seeds), agent, env, reporter, device, resume)
+        run(Pack(spec, seeds, agent, env, reporter, device, resume))

@@ -72,13 +72,26 @@ class Scores:
         self.best, self.latest = self.best[list(keep)], self.latest[list(keep)]
 
 
+@dataclass(frozen=True)
+class Pack:
+    """What a driver trains: the runs of these seeds side by side."""
+
+    spec: ExperimentSpec
+    """Resolved."""
+    seeds: Sequence[int]
+    agent: Agent
+    """Built for these seeds, as is the environment."""
+    env: VectorEnv
+    reporter: Reporter
+    device: torch.device
+    resume: State | None = None
+    """To go on from."""
+
+
 class Loop:
     """Cadences, control and state of one pack.
 
     Args:
-        spec: resolved.
-        seeds: of the runs trained together.
-        agent, env: built for these seeds.
         emit_every: env steps between two points of a metric.
         parts: further parts of the resume state (a replay), by name.
         followers: what else must be told when replicas leave.
@@ -88,20 +101,17 @@ class Loop:
 
     def __init__(
         self,
-        spec: ExperimentSpec,
-        seeds: Sequence[int],
-        agent: Agent,
-        env: VectorEnv,
-        reporter: Reporter,
-        device: torch.device,
+        pack: Pack,
         *,
         emit_every: int,
         parts: Mapping[str, Part] | None = None,
         followers: Sequence[Selectable] = (),
         cut: Callable[[np.ndarray], object] | None = None,
     ) -> None:
+        spec, seeds, agent, env, device = pack.spec, pack.seeds, pack.agent, pack.env, pack.device
         training = spec.training
-        self.spec, self.agent, self.env, self.reporter = spec, agent, env, reporter
+        self.spec, self.agent, self.env, self.reporter = spec, agent, env, pack.reporter
+        self._resume = pack.resume
         self.noise = Noise(seeds, device)
         self.replicas = len(seeds)
         self._cut = cut
@@ -120,13 +130,13 @@ class Loop:
         self._seen = self._evaluated = self._published = self._idle_until = 0
         self._asked = 0.0
 
-    def begin(self, resume: State | None) -> np.ndarray | None:
+    def begin(self) -> np.ndarray | None:
         """Load the state, if any, reset the environments, and make up for an evaluation that was left.
 
         Returns:
             obs (R, N, …), or None when there is nothing to be trained.
         """
-        if resume is not None:
+        if (resume := self._resume) is not None:
             for name, part in self._parts.items():
                 prefix = f"{name}/"
                 held = {**resume.tensors, **resume.meta["numbers"]}
@@ -163,7 +173,7 @@ class Loop:
         return self._all_ordered({"cancel", "kill", "pause", "preempt"})
 
     def record(self, metrics: Mapping[str, Tensor]) -> None:
-        """Metrics of an update, (R,) each, left on the device until they are reported."""
+        """Metrics of an update, (R, …) each, left on the device until they are reported."""
         self._metrics = metrics
 
     def turn(self, obs: np.ndarray) -> np.ndarray | None:
@@ -254,7 +264,8 @@ class Loop:
         values["train/env_steps_per_second"] = np.full(self.replicas, rate)
         finite = self.agent.finite()
         if self._metrics:
-            stacked = torch.stack([*(m.float() for m in self._metrics.values()), finite.float()]).cpu().numpy()
+            means = (m.float().reshape(self.replicas, -1).mean(1) for m in self._metrics.values())
+            stacked = torch.stack([*means, finite.float()]).cpu().numpy()
             values |= dict(zip(self._metrics, stacked.astype(np.float64), strict=False))
             losses = [row for key, row in zip(self._metrics, stacked, strict=False) if key.startswith("losses/")]
             sound = np.isfinite(losses).all(0) & (stacked[-1] > 0)

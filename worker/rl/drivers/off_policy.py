@@ -8,16 +8,13 @@ import torch
 from torch import Tensor
 
 from app.schemas.environments import BoxSpace, channel_axis
-from app.schemas.experiment import ExperimentSpec
-from worker.rl.algorithms.agent import Agent
-from worker.rl.drivers.loop import Loop
+from worker.rl.drivers.loop import Loop, Pack
 from worker.rl.envs import EnvSpec, VectorEnv
 from worker.rl.noise import Noise
 from worker.rl.replay.base import Replay
 from worker.rl.replay.prioritized import Prioritized
 from worker.rl.replay.ring import Ring
 from worker.rl.replay.uniform import Uniform
-from worker.rl.reporter import Reporter, State
 
 EMIT_EVERY = 1000
 """Env steps between two points of a metric."""
@@ -45,31 +42,19 @@ class Priorities(Protocol):
     priority_epsilon: float
 
 
-def run(
-    spec: ExperimentSpec,
-    seeds: list[int],
-    agent: Agent,
-    env: VectorEnv,
-    reporter: Reporter,
-    device: torch.device,
-    resume: State | None,
-) -> None:
+def run(pack: Pack) -> None:
     """Train until the env steps are done or nobody is left. See :func:`worker.rl.drivers.train`."""
-    config = cast("OffPolicy", spec.algorithm)
-    replay = _replay(config, env, len(seeds), device)
+    agent, env, device = pack.agent, pack.env, pack.device
+    config = cast("OffPolicy", pack.spec.algorithm)
+    replay = _replay(config, env, len(pack.seeds), device)
     loop = Loop(
-        spec,
-        seeds,
-        agent,
-        env,
-        reporter,
-        device,
+        pack,
         emit_every=EMIT_EVERY,
         parts={"replay": replay},
         cut=replay.ring.cut,
     )
     with closing(loop):
-        obs: np.ndarray | None = loop.begin(resume)
+        obs: np.ndarray | None = loop.begin()
         while obs is not None:
             replay.ring.observe(obs)
             agent.env_step = loop.env_step
@@ -82,13 +67,13 @@ def run(
             ended = step.terminated | step.truncated
             replay.ring.add(taken, step.reward, step.terminated, ended, step.next_obs)
             loop.advance(env.num_envs)
-            reporter.progress(loop.env_step)
+            pack.reporter.progress(loop.env_step)
             loop.episodes.add(step.reward[:, None], ended[:, None])
             if (cut := loop.look()).any():
                 replay.ring.cut(cut)
             due = rounds(loop.env_step, env.num_envs, config.train_every, config.learning_starts)
             if due:
-                done = loop.env_step / spec.training.total_env_steps
+                done = loop.env_step / pack.spec.training.total_env_steps
                 for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size, done):
                     update = agent.update(batch, loop.noise)
                     replay.update(update.priority)

@@ -5,15 +5,12 @@ from contextlib import closing
 from typing import Protocol, cast
 
 import numpy as np
-import torch
 
-from app.schemas.experiment import ExperimentSpec
 from worker.rl.algorithms.agent import Agent
-from worker.rl.drivers.loop import Loop
+from worker.rl.drivers.loop import Loop, Pack
 from worker.rl.envs import VectorEnv
 from worker.rl.noise import Noise
 from worker.rl.replay.rollout import RolloutStorage
-from worker.rl.reporter import Reporter, State
 
 
 class OnPolicy(Protocol):
@@ -23,39 +20,27 @@ class OnPolicy(Protocol):
     """Env steps per copy and rollout."""
 
 
-def run(
-    spec: ExperimentSpec,
-    seeds: list[int],
-    agent: Agent,
-    env: VectorEnv,
-    reporter: Reporter,
-    device: torch.device,
-    resume: State | None,
-) -> None:
+def run(pack: Pack) -> None:
     """Train until the env steps are done or nobody is left. See :func:`worker.rl.drivers.train`."""
+    agent, env = pack.agent, pack.env
     steps = cast("OnPolicy", agent).num_steps
     storage = RolloutStorage(
-        len(seeds),
+        len(pack.seeds),
         env.num_envs,
         steps,
         (env.spec.observation_shape, env.spec.observation_dtype),
         (env.spec.action_shape, env.spec.action_dtype),
-        device,
+        pack.device,
     )
     per_rollout = steps * env.num_envs
     loop = Loop(
-        spec,
-        seeds,
-        agent,
-        env,
-        reporter,
-        device,
+        pack,
         emit_every=per_rollout,
         followers=[storage],
         cut=lambda replicas: None,  # the rollout is learned from: nothing in flight is kept
     )
     with closing(loop):
-        obs: np.ndarray | None = loop.begin(resume)
+        obs: np.ndarray | None = loop.begin()
         while obs is not None:
             drawn = loop.noise.state()
             after = collect(agent, env, storage, loop.noise, obs, loop.interrupted)

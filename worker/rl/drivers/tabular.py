@@ -5,30 +5,19 @@ from contextlib import closing
 import numpy as np
 import torch
 
-from app.schemas.experiment import ExperimentSpec
-from worker.rl.algorithms.agent import Agent
-from worker.rl.drivers.loop import Loop
-from worker.rl.envs import VectorEnv
-from worker.rl.reporter import Reporter, State
+from worker.rl.drivers.loop import Loop, Pack
 from worker.rl.types import Transition
 
 EMIT_EVERY = 1000
 """Env steps between two points of a metric."""
 
 
-def run(
-    spec: ExperimentSpec,
-    seeds: list[int],
-    agent: Agent,
-    env: VectorEnv,
-    reporter: Reporter,
-    device: torch.device,
-    resume: State | None,
-) -> None:
+def run(pack: Pack) -> None:
     """Train until the env steps are done or nobody is left. See :func:`worker.rl.drivers.train`."""
-    gamma = np.float32(spec.algorithm.gamma)
-    with closing(Loop(spec, seeds, agent, env, reporter, device, emit_every=EMIT_EVERY)) as loop:
-        obs: np.ndarray | None = loop.begin(resume)
+    agent, env, device = pack.agent, pack.env, pack.device
+    gamma = np.float32(pack.spec.algorithm.gamma)
+    with closing(Loop(pack, emit_every=EMIT_EVERY)) as loop:
+        obs: np.ndarray | None = loop.begin()
         while obs is not None:
             agent.env_step = loop.env_step
             now = torch.from_numpy(obs.copy()).to(device)  # the environment is about to write over it
@@ -36,7 +25,7 @@ def run(
             step = env.step(action.cpu().numpy())
             ended = step.terminated | step.truncated
             loop.advance(env.num_envs)
-            reporter.progress(loop.env_step)
+            pack.reporter.progress(loop.env_step)
             loop.episodes.add(step.reward[:, None], ended[:, None])
             ended |= loop.look()[:, None]
             seen = (step.reward, gamma * ~step.terminated, step.next_obs, ended)
