@@ -91,6 +91,7 @@ CASES = {
         DQN,
         1.4,
         tuple(map(Contender, ("Stable-Baselines3", "Tianshou", "SBX"))),
+        threads=(1, 2),
     ),
     "c51": Case("C51 CartPole-v1, batch 64, 256 x 256, 51 atoms", C51, 2.5, (Contender("Tianshou"),)),
     "dqn8": Case("DQN CartPole-v1, 64 x 64, eight seeds to one", NARROW, 3.5, (Contender("Trainyard"),), seeds=8),
