@@ -1,6 +1,7 @@
 """What the whole suite shares."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import torch
 from app.db.engine import Database
 from app.db.migrate import migrate
 from tests.postgres import Postgres, in_memory
+
+
+def pytest_configure() -> None:
+    """Processes in the background are begun with interrupts ignored, and hand that on to what tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -68,10 +68,13 @@ class TestRemote:
         command = [sys.executable, "-m", "trainyard", "run", str(tmp_path / "spec.json"), "--watch", "--url", url]
         with Popen(command, stdout=PIPE, stderr=PIPE, text=True) as watching:
             assert watching.stdout is not None
-            experiment = watching.stdout.readline().strip()
-            watching.stdout.readline()
-            watching.send_signal(signal.SIGINT)
-            _, err = watching.communicate(timeout=SECONDS)
+            try:
+                experiment = watching.stdout.readline().strip()
+                watching.stdout.readline()
+                watching.send_signal(signal.SIGINT)
+                _, err = watching.communicate(timeout=SECONDS)
+            finally:
+                watching.kill()
         assert watching.returncode == 130
         assert f"{experiment} goes on" in err and "Traceback" not in err
         assert f"watch {experiment} --url {url}" in err
