@@ -19,7 +19,7 @@ from tests.jobs.scene import Stage, busiest, eventually, spec_of, trainers
 from worker.rl import drivers
 from worker.rl.reporter import MemoryReporter
 
-SLOW = {"algorithm": {"epochs": 10, "num_minibatches": 16}, "total_env_steps": 12_000, "checkpoint_every": 3_000}
+SLOW = {"algorithm": {"epochs": 25, "num_minibatches": 16}, "total_env_steps": 12_000, "checkpoint_every": 3_000}
 """Some seconds long, so that things can happen to it."""
 SEEDS = (3, 4)
 
