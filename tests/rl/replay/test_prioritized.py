@@ -16,11 +16,9 @@ EPSILON = 1e-3
 BETA = 0.4
 
 
-def empty(
-    replicas: int = 2, capacity: int = 12, num_envs: int = 1, alpha: float = 0.6, mix: float = 0.0
-) -> Prioritized:
+def empty(replicas: int = 2, capacity: int = 12, num_envs: int = 1, alpha: float = 0.6) -> Prioritized:
     ring = Ring(replicas, num_envs, capacity, ((1,), np.float32), ((), np.int64))
-    return Prioritized(ring, 0.9, torch.device("cpu"), alpha=alpha, beta=BETA, epsilon=EPSILON, uniform_mix=mix)
+    return Prioritized(ring, 0.9, torch.device("cpu"), alpha=alpha, beta=BETA, epsilon=EPSILON)
 
 
 def grow(replay: Prioritized, steps: int) -> None:
@@ -49,19 +47,19 @@ def rate(replay: Prioritized, noise: Noise, error: Tensor) -> None:
         unrated.scatter_(1, batch.action, False)
 
 
-def chances(error: Tensor, alpha: float, mix: float = 0.0) -> Tensor:
+def chances(error: Tensor, alpha: float) -> Tensor:
     """(1), written out."""
     powers = (error.double() + EPSILON) ** alpha
-    return (1 - mix) * powers / powers.sum(-1, keepdim=True) + mix / error.shape[-1]
+    return powers / powers.sum(-1, keepdim=True)
 
 
-@pytest.mark.parametrize(("alpha", "mix"), [(0.6, 0.0), (1.0, 0.0), (0.5, 0.3), (0.0, 0.0)])
-def test_frequencies_follow_the_errors(alpha: float, mix: float) -> None:
-    replay, noise = empty(alpha=alpha, mix=mix), Noise([0, 1])
+@pytest.mark.parametrize("alpha", [0.6, 1.0, 0.5, 0.0])
+def test_frequencies_follow_the_errors(alpha: float) -> None:
+    replay, noise = empty(alpha=alpha), Noise([0, 1])
     grow(replay, 12)
     error = torch.rand(2, 12, generator=torch.Generator().manual_seed(0)) * 3
     rate(replay, noise, error)
-    expected = 24_000 * chances(error, alpha, mix)
+    expected = 24_000 * chances(error, alpha)
     for replica in range(2):
         counts = torch.zeros(12, dtype=torch.float64)
         for _ in range(24):
@@ -70,14 +68,13 @@ def test_frequencies_follow_the_errors(alpha: float, mix: float) -> None:
         assert chi_square < 31.3  # 0.1 % point of 11 degrees of freedom
 
 
-@pytest.mark.parametrize("mix", [0.0, 0.1])
-def test_weights_are_powers_of_the_chances_over_the_greatest_of_the_batch(mix: float) -> None:
-    replay, noise = empty(mix=mix), Noise([0, 1])
+def test_weights_are_powers_of_the_chances_over_the_greatest_of_the_batch() -> None:
+    replay, noise = empty(), Noise([0, 1])
     grow(replay, 12)
     error = torch.rand(2, 12, generator=torch.Generator().manual_seed(0)) * 3
     rate(replay, noise, error)
     batch = draw(replay, noise, 5, done=0.25)
-    weight = (12 * chances(error, 0.6, mix).gather(1, batch.action)) ** -(0.4 + 0.25 * 0.6)
+    weight = (12 * chances(error, 0.6).gather(1, batch.action)) ** -(0.4 + 0.25 * 0.6)
     assert batch.weight is not None and batch.weight.dtype == torch.float32
     torch.testing.assert_close(batch.weight.double(), weight / weight.amax(1, keepdim=True), rtol=1e-6, atol=0)
 
@@ -185,9 +182,8 @@ def test_errors_that_are_no_numbers_stay_with_their_replica() -> None:
         replay.update(error)
 
 
-@pytest.mark.parametrize("mix", [0.0, 0.2])
-def test_a_replica_draws_the_same_alone_and_packed(mix: float) -> None:
-    packed, alone = empty(mix=mix), empty(replicas=1, mix=mix)
+def test_a_replica_draws_the_same_alone_and_packed() -> None:
+    packed, alone = empty(), empty(replicas=1)
     together, own = Noise([3, 4]), Noise([4])
     for _ in range(10):
         grow(packed, 2)

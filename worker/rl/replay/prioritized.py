@@ -6,7 +6,6 @@
 - The maximum of the weights is the batch's, not the memory's: a single transition of tiny error anywhere in memory
   would otherwise shrink every update. N then cancels.
 - What is new gets the greatest ``|error| + epsilon`` ever seen in its run, at least 1.
-- A share ``uniform_mix`` of the draws may be uniform, which bounds the weights (as in DQN Zoo).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +39,6 @@ class Prioritized(Replay):
         alpha: How much errors matter; 0 is a uniform replay.
         beta: How much of the bias of an uneven sample the weights take away at first; it grows linearly to 1.
         epsilon: Above zero: what has no error is drawn still.
-        uniform_mix: Share of draws that are uniform.
     """
 
     def __init__(
@@ -53,10 +51,9 @@ class Prioritized(Replay):
         alpha: float,
         beta: float,
         epsilon: float,
-        uniform_mix: float = 0.0,
     ) -> None:
         super().__init__(ring, gamma, device, n_step)
-        self.alpha, self.beta, self.epsilon, self.uniform_mix = alpha, beta, epsilon, uniform_mix
+        self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
         replicas = len(ring.obs)
         self.tree = SumTree(replicas, ring.rows * ring.num_envs)
         self.greatest: Array = np.ones(replicas)
@@ -73,8 +70,8 @@ class Prioritized(Replay):
         beta = self.beta + min(done, 1.0) * (1 - self.beta)
         for _ in range(batches):
             self._carry()
-            self._drawn = leaf = self._find(self._next_points(noise, batch_size))
-            weight = importance_weights(self._probability(leaf), beta).astype(np.float32)
+            self._drawn = leaf = self.tree.find(self._next_points(noise, batch_size))
+            weight = importance_weights(self.tree.mass(leaf), beta).astype(np.float32)
             yield self._transition(leaf, weight)
 
     def update(self, priority: Tensor | None) -> None:
@@ -134,23 +131,7 @@ class Prioritized(Replay):
             self._seen = ring.steps
         self.tree.set(leaf, mass)
 
-    def _find(self, point: Array) -> Array:
-        """The leaves at points (R, B) of the chances laid end to end, the uniform share first."""
-        mix = self.uniform_mix
-        if not mix:
-            return self.tree.find(point)
-        proportional = self.tree.find(np.maximum(point - mix, 0) / (1 - mix))
-        age = np.minimum((point / mix * len(self)).astype(np.int64), len(self) - 1)
-        return np.where(point < mix, self.ring.place(age), proportional)
 
-    def _probability(self, leaf: Array) -> Array:
-        """Chance (R, B) of each leaf to be drawn, times a number of its replica."""
-        mass = self.tree.mass(leaf)
-        if not self.uniform_mix:
-            return mass
-        return (1 - self.uniform_mix) * mass + self.uniform_mix / len(self) * self.tree.total[:, None]
-
-
-def importance_weights(probability: Array, beta: float) -> Array:
-    """``(N P(i))^-beta`` over the greatest of each replica's batch; probability (R, B), (R, B)."""
-    return np.asarray((np.minimum.reduce(probability, 1, keepdims=True) / probability) ** beta)
+def importance_weights(mass: Array, beta: float) -> Array:
+    """``(N P(i))^-beta`` over the greatest of each replica's batch, (R, B); P is in proportion to the mass."""
+    return np.asarray((np.minimum.reduce(mass, 1, keepdims=True) / mass) ** beta)
