@@ -16,6 +16,8 @@ from trainyard.statistics import interval
 
 SIZE = (6.4, 3.4)
 """Inches."""
+PALETTE = (*mpl.colormaps["tab20"].colors[::2], *mpl.colormaps["tab20"].colors[1::2])  # type: ignore[attr-defined]
+"""The light ones follow the dark ones."""
 INTRODUCTION = """\
 # Results
 
@@ -72,7 +74,7 @@ def picture(task: Task, here: list[Result], chosen: list[Result], own: tuple[str
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         for result in chosen:
-            _curve(axes, result, f"C{here.index(result)}", own=result.case.method in own)
+            _curve(axes, result, PALETTE[here.index(result)], own=result.case.method in own)
         for bar in {result.case.bar for result in chosen if result.case.bar is not None}:
             axes.axhline(bar, color="gray", linestyle="--", linewidth=0.8)
         axes.set_title(task.environment)
@@ -99,7 +101,7 @@ def _chosen(results: list[Result], page: Page) -> list[Result]:
     return [result for result in results if result.case.method in page.own + page.beside]
 
 
-def _curve(axes: Axes, result: Result, color: str, *, own: bool) -> None:
+def _curve(axes: Axes, result: Result, color: tuple[float, float, float], *, own: bool) -> None:
     curve = result.numbers["curve"]
     evaluations = list(zip(*curve["returns"], strict=True))
     means = [fmean(values) for values in evaluations]
