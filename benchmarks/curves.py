@@ -16,7 +16,7 @@ from trainyard.statistics import interval
 
 SIZE = (6.4, 3.4)
 """Inches."""
-PALETTE = (*mpl.colormaps["tab20"].colors[::2], *mpl.colormaps["tab20"].colors[1::2])  # type: ignore[attr-defined]
+PALETTE = (*mpl.colormaps["tab20"].colors[::2], *mpl.colormaps["tab20"].colors[1::2])
 """The light ones follow the dark ones."""
 INTRODUCTION = """\
 # Results
