@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from app.schemas.config import Activation, AlgorithmConfig, LearningRate, Probability, Schedule, Sizes
 from app.schemas.dqn import DQN as DQN
+from app.schemas.environments import EnvironmentEntry, kind
 
 
 class PPO(AlgorithmConfig):
@@ -175,3 +176,10 @@ def algorithms() -> dict[str, type[AlgorithmConfig]]:
     """The config class behind every algorithm name."""
     union = get_args(AnyAlgorithm)[0]
     return {name: config for config in get_args(union) for name in get_args(config.model_fields["name"].annotation)}
+
+
+def fitting(environment: EnvironmentEntry) -> list[str]:
+    """Names of the algorithms that take an environment's spaces."""
+    observed, acted = kind(environment.observation_space), kind(environment.action_space)
+    configs = algorithms().items()
+    return [name for name, c in configs if observed in c.observation_spaces and acted in c.action_spaces]

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, StringConstraints
 
 from app.schemas import presets
-from app.schemas.algorithms import AnyAlgorithm
+from app.schemas.algorithms import AnyAlgorithm, fitting
 from app.schemas.base import FieldError, Items, SpecError, SpecSchema, closest
-from app.schemas.environments import BoxSpace, DiscreteSpace, EnvironmentEntry, Space, catalogue, kind
+from app.schemas.environments import BoxSpace, DiscreteSpace, EnvironmentEntry, OtherSpace, Space, catalogue, kind
 
 MAX_SEEDS = 256
 MAX_MEMORY_BYTES = 64 * 2**30
@@ -27,6 +27,10 @@ MAX_QUANTILE_PAIRS = 32_000_000
 """That one quantile loss compares: batch_size x num_quantiles squared, numbers of four bytes, several times over."""
 LONGEST_ROLLOUT = 65_536
 """Env steps of a rollout that are allowed however short the run is."""
+EVALUATIONS, EVALUATION_EPISODES = 20, 10
+"""Of a run, and of each of them, by default."""
+EVALUATION_SHARE = 2
+"""Env steps that by default are played in evaluations, per env step trained, were every episode to last its limit."""
 IMAGE_FEATURES = 512
 """Width of what the convolutional torso hands to the hidden layers."""
 
@@ -50,9 +54,13 @@ class TrainingSpec(SpecSchema):
     """How long to train, and when to evaluate and to save. All counted in env steps of one run."""
 
     total_env_steps: int = Field(100_000, ge=1, le=10**11)
+    """Training ends with the first update at or beyond it: on-policy methods complete their last rollout of num_envs x
+    num_steps, the others a step of every copy. A run's ``progress.env_steps`` is what was taken."""
     evaluate_every: int | None = Field(None, ge=1)
-    """None: a twentieth of the run."""
-    evaluation_episodes: int = Field(10, ge=1, le=1000)
+    """None: a twentieth of the run, or less often (once, at its end, at the least) where episodes may be so long that
+    evaluations would play more than twice the env steps trained. At the end of a run there is always one."""
+    evaluation_episodes: int = Field(EVALUATION_EPISODES, ge=1, le=1000)
+    """Unless given fewer than 10, too, where so many at full length are more than twice the env steps trained."""
     checkpoint_every: int | None = Field(None, ge=1)
     """None: a tenth of the run, or two episodes of full length in every copy if that is longer, and at most the run.
     Episodes in flight are cut (and bootstrapped) at every checkpoint: were it shorter than they are, none would end."""
@@ -104,26 +112,36 @@ def resolve(spec: ExperimentSpec) -> ExperimentSpec:
     num_envs = environment.num_envs or algorithm.default_num_envs
     made = {"kwargs": _integers(environment.kwargs, entry), "num_envs": num_envs, "frame_stack": entry.frame_stack}
     environment = environment.model_copy(update=made)
-    total = spec.training.total_env_steps
-    episodes = 2 * num_envs * (entry.max_episode_steps or 0)
-    training = spec.training.model_copy(
-        update={
-            "evaluate_every": spec.training.evaluate_every or max(1, total // 20),
-            "checkpoint_every": spec.training.checkpoint_every or min(max(1, total // 10, episodes), total),
-        }
-    )
     resolved = spec.model_copy(
         update={
             "name": spec.name or f"{algorithm.name} on {environment.id}",
             "algorithm": algorithm,
             "environment": environment,
-            "training": training,
+            "training": _resolve_training(spec.training, entry.max_episode_steps, num_envs),
         }
     )
     errors = _size_errors(resolved, entry)
     if errors:
         raise SpecError(errors)
     return resolved
+
+
+def _resolve_training(training: TrainingSpec, limit: int | None, num_envs: int) -> TrainingSpec:
+    """Cadences for episodes of up to ``limit`` env steps."""
+    total = training.total_env_steps
+    affordable = EVALUATION_SHARE * total // (limit or 1)  # episodes at full length
+    episodes = training.evaluation_episodes
+    if "evaluation_episodes" not in training.model_fields_set:
+        episodes = max(1, min(episodes, affordable))
+    evaluations = max(1, min(EVALUATIONS, affordable // min(episodes, EVALUATION_EPISODES)))
+    two_episodes = 2 * num_envs * (limit or 0)
+    return training.model_copy(
+        update={
+            "evaluate_every": training.evaluate_every or math.ceil(total / evaluations),
+            "evaluation_episodes": episodes,
+            "checkpoint_every": training.checkpoint_every or min(max(1, total // 10, two_episodes), total),
+        }
+    )
 
 
 def spec_hash(spec: ExperimentSpec) -> str:
@@ -206,40 +224,39 @@ def _misfit(value: JsonValue, schema: Mapping[str, Any]) -> str | None:
     return "must be " + " and ".join(f"{words} {bound:g}" for words, bound, _ in bounds)
 
 
+_NAMES = {"vector": "continuous vector", "multi_discrete": "multi-discrete"}
+"""Of kinds of spaces, in sentences."""
+
+
 def _space_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldError]:
     errors = []
     algorithm = spec.algorithm
-    observed, acted = kind(entry.observation_space), kind(entry.action_space)
-    if acted not in algorithm.action_spaces:
+    observed, acted = entry.observation_space, entry.action_space
+    fits = fitting(entry)
+    pointer = "/algorithm/name" if fits else "/environment/id"
+    choice = f"; what fits: {', '.join(fits)}" if fits else "; no algorithm fits"
+    if kind(acted) not in algorithm.action_spaces:
         why = f"{algorithm.name} needs {_join(algorithm.action_spaces)} actions; {entry.id} has {_named(acted)} ones"
         for variant in entry.variants:
             if variant.action_space is not None and kind(variant.action_space) in algorithm.action_spaces:
-                other = _named(kind(variant.action_space))
-                why += f", with kwargs {json.dumps(variant.kwargs)} {other} ones"
-        errors.append(FieldError("/algorithm/name", why, suggestion=_fitting(observed, acted)))
-    if observed not in algorithm.observation_spaces:
+                why += f", with kwargs {json.dumps(variant.kwargs)} {_named(variant.action_space)} ones"
+        errors.append(FieldError(pointer, why + choice, suggestion=next(iter(fits), None)))
+    if kind(observed) not in algorithm.observation_spaces:
         needed = _join(algorithm.observation_spaces)
-        message = f"{algorithm.name} needs {needed} observations; {entry.id} has {_named(observed)} ones"
-        errors.append(FieldError("/environment/id", message))
-    if observed != "image" and entry.frame_stack > 1:
+        why = f"{algorithm.name} needs {needed} observations; {entry.id} has {_named(observed)} ones"
+        errors.append(FieldError(pointer, why + choice, suggestion=next(iter(fits), None)))
+    if kind(observed) != "image" and entry.frame_stack > 1:
         message = f"only images are stacked; {entry.id} has {_named(observed)} observations"
         errors.append(FieldError("/environment/frame_stack", message, suggestion="1"))
     return errors
 
 
-def _fitting(observed: str, acted: str) -> str | None:
-    from app.schemas.algorithms import algorithms
-
-    fits = [name for name, c in algorithms().items() if acted in c.action_spaces and observed in c.observation_spaces]
-    return fits[0] if fits else None
+def _named(space: Space) -> str:
+    return space.description if isinstance(space, OtherSpace) else _NAMES.get(kind(space), kind(space))
 
 
-def _named(space: str) -> str:
-    return {"vector": "continuous vector", "multi_discrete": "multi-discrete"}.get(space, space)
-
-
-def _join(spaces: tuple[str, ...]) -> str:
-    return " or ".join(map(_named, spaces))
+def _join(kinds: tuple[str, ...]) -> str:
+    return " or ".join(_NAMES.get(name, name) for name in kinds)
 
 
 def _size_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldError]:

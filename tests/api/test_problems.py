@@ -30,8 +30,9 @@ JSON = {"Content-Type": "application/json"}
         ({"algorithm": {"name": "ppo", "clip_range_value": 1e300}}, "/algorithm/clip_range_value"),
         ({"algorithm": {"name": "sac", "target_entropy": 1e300}}, "/algorithm/target_entropy"),
         ({"algorithm": {"name": "q_learning", "initial_value": 1e300}}, "/algorithm/initial_value"),
-        ({"algorithm": {"name": "sarsa"}}, "/environment/id"),
-        ({"environment": {"id": "FrozenLake-v1"}}, "/environment/id"),
+        ({"algorithm": {"name": "sarsa"}}, "/algorithm/name"),
+        ({"environment": {"id": "FrozenLake-v1"}}, "/algorithm/name"),
+        ({"environment": {"id": "Blackjack-v1"}}, "/environment/id"),
         ({"algorithm": {"name": "ppoo"}}, "/algorithm/name"),
         ({"algorithm": {}}, "/algorithm/name"),
         ({"algorithm": "ppo"}, "/algorithm"),
@@ -98,6 +99,7 @@ def test_says_once_what_is_wrong_with_a_list(
         ({"sedes": [1]}, "/sedes", "seeds"),
         ({"training": {"total_env_step": 5}}, "/training/total_env_step", "total_env_steps"),
         ({"environment": {"id": "Pendulum-v1"}, "algorithm": {"name": "dqn"}}, "/algorithm/name", "ppo"),
+        ({"environment": {"id": "FrozenLake-v1"}, "algorithm": {"name": "dqn"}}, "/algorithm/name", "q_learning"),
         ({"algorithm": {"name": "ppo", "activation": "than"}}, "/algorithm/activation", "tanh"),
         (
             {

@@ -64,6 +64,18 @@ def test_arguments_that_change_the_spaces_change_what_fits() -> None:
         assert resolved(algorithm, environment_id, **kwargs).environment.kwargs == kwargs
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "environment_id", "ending"),
+    [
+        ("dqn", "Pendulum-v1", "Pendulum-v1 has continuous vector ones; what fits: ppo, sac"),
+        ("dqn", "FrozenLake-v1", "FrozenLake-v1 has discrete ones; what fits: q_learning, sarsa, dyna_q"),
+        ("dqn", "Blackjack-v1", "Blackjack-v1 has Tuple ones; no algorithm fits"),
+    ],
+)
+def test_a_refusal_names_the_algorithms_that_fit(algorithm: str, environment_id: str, ending: str) -> None:
+    assert refusal(algorithm, environment_id)[1].endswith(ending)
+
+
 def test_images_are_stacked_as_is_usual_unless_said_otherwise() -> None:
     assert resolved("dqn", "ALE/Pong-v5").environment.frame_stack == 4
     assert resolved("dqn", "ALE/Pong-v5", 1).environment.frame_stack == 1
