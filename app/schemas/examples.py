@@ -163,6 +163,7 @@ ENVIRONMENT: dict[str, Any] = {
     "reward_threshold": 475.0,
     "kwargs_schema": {"type": "object", "properties": {}, "additionalProperties": False},
     "algorithms": ["ppo", "dqn"],
+    "unsupported": None,
     "presets": [_PRESET],
 }
 

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from app.schemas import examples
 from app.schemas.base import Schema
-from app.schemas.environments import EnvironmentEntry
+from app.schemas.environments import EnvironmentEntry, SpaceVariant
 
 Item = TypeVar("Item")
 
@@ -261,13 +261,22 @@ class Algorithm(Schema):
     presets: list[Preset]
 
 
+class Variant(SpaceVariant):
+    """The spaces of an environment that is made with some arguments, and what can train there."""
+
+    algorithms: list[str]
+
+
 class Environment(EnvironmentEntry):
     """An environment of the catalogue."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.ENVIRONMENT]})
 
+    variants: tuple[Variant, ...] = ()
     algorithms: list[str]
-    """The algorithms that can train in it."""
+    """The algorithms that can train in it, unless arguments change its spaces: see ``variants``."""
+    unsupported: str | None
+    """Why no algorithm can; null where one can."""
     presets: list[Preset]
 
 

@@ -6,9 +6,10 @@ from typing import Any
 from app.errors import NotFound
 from app.schemas import responses
 from app.schemas.algorithms import algorithms as algorithm_configs
+from app.schemas.algorithms import fitting
 from app.schemas.base import closest
 from app.schemas.config import AlgorithmConfig
-from app.schemas.environments import EnvironmentEntry, catalogue, kind
+from app.schemas.environments import EnvironmentEntry, OtherSpace, catalogue
 from app.schemas.presets import PRESETS
 
 
@@ -75,17 +76,24 @@ def _parameters(name: str, config: type[AlgorithmConfig]) -> dict[str, Any]:
 
 
 def _environment(entry: EnvironmentEntry) -> responses.Environment:
-    observed, acted = kind(entry.observation_space), kind(entry.action_space)
-    fitting = [
-        name
-        for name, config in algorithm_configs().items()
-        if observed in config.observation_spaces and acted in config.action_spaces
-    ]
     return responses.Environment(
-        **{name: getattr(entry, name) for name in EnvironmentEntry.model_fields},
-        algorithms=fitting,
+        **{name: getattr(entry, name) for name in EnvironmentEntry.model_fields.keys() - {"variants"}},
+        variants=tuple(
+            responses.Variant(**dict(variant), algorithms=fitting(entry.made_with(variant.kwargs, None)))
+            for variant in entry.variants
+        ),
+        algorithms=fitting(entry),
+        unsupported=_unsupported(entry),
         presets=_presets(environment_id=entry.id),
     )
+
+
+def _unsupported(entry: EnvironmentEntry) -> str | None:
+    spaces = {"observations": entry.observation_space, "actions": entry.action_space}
+    for what, space in spaces.items():
+        if isinstance(space, OtherSpace):
+            return f"no algorithm takes {space.description} {what}"
+    return None
 
 
 def _presets(**wanted: str) -> list[responses.Preset]:

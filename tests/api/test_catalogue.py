@@ -29,9 +29,17 @@ def test_environments(client: httpx.Client) -> None:
         assert client.get(f"/v1/environments/{path}").json() == rows["MinAtar/Breakout-v1"]
     [continuous] = rows["LunarLander-v3"]["variants"]
     assert continuous["kwargs"] == {"continuous": True} and continuous["action_space"]["type"] == "box"
+    assert "dqn" in rows["LunarLander-v3"]["algorithms"] and continuous["algorithms"] == ["ppo", "sac"]
     assert rows["CartPole-v1"]["action_space"] == {"type": "discrete", "n": 2, "start": 0}
     assert "sac" not in rows["CartPole-v1"]["algorithms"]
     assert rows["Pendulum-v1"]["kwargs_schema"]["properties"]["g"]["type"] == "number"
+
+
+def test_says_why_nothing_fits(client: httpx.Client) -> None:
+    rows = client.get("/v1/environments").json()["data"]
+    assert all((row["unsupported"] is None) == bool(row["algorithms"]) for row in rows)
+    blackjack = next(row for row in rows if row["id"] == "Blackjack-v1")
+    assert blackjack["unsupported"] == "no algorithm takes Tuple observations"
 
 
 def test_what_the_catalogue_says_fits_is_accepted(client: httpx.Client) -> None:
