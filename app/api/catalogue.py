@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
+from app.api.deps import WHOLE
 from app.api.problems import problems
 from app.schemas.responses import Algorithm, Environment, Page
 from app.services import catalogue
@@ -11,7 +12,7 @@ from app.services import catalogue
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
 
-@router.get("/algorithms", summary="List the algorithms")
+@router.get("/algorithms", summary="List the algorithms", dependencies=[WHOLE], responses=problems(422))
 async def list_algorithms() -> Page[Algorithm]:
     """With the JSON Schema of their hyper-parameters and the presets there are."""
     return Page[Algorithm](data=list(catalogue.algorithms().values()))
@@ -23,7 +24,7 @@ async def read_algorithm(name: Annotated[str, Path(description="Its name.", exam
     return catalogue.algorithm(name)
 
 
-@router.get("/environments", summary="List the environments")
+@router.get("/environments", summary="List the environments", dependencies=[WHOLE], responses=problems(422))
 async def list_environments() -> Page[Environment]:
     """With their spaces, arguments and the algorithms that fit."""
     return Page[Environment](data=list(catalogue.environments().values()))

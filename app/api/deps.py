@@ -48,6 +48,15 @@ async def _wait_seconds(
     return min(int(match[1]), MAX_WAIT_SECONDS) if match else 0
 
 
+class WholeQuery(BaseModel):
+    """Of a list that comes whole: there is nothing to choose."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+async def _whole(query: Annotated[WholeQuery, Query()]) -> None: ...
+
+
 class PageQuery(BaseModel):
     """A page of a list, newest first."""
 
@@ -70,4 +79,5 @@ KeyHeader = Annotated[
     ),
 ]
 PageDep = Annotated[PageQuery, Query()]
+WHOLE = Depends(_whole)
 RunId = Annotated[str, Path(description="Id of a run.", examples=["run_0rb8x5c7k2m4n6p8q0s2t4v6wa"])]

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from app.api.deps import PageQuery, RunId, Service, ServiceDep, WaitDep
+from app.api.deps import WHOLE, PageQuery, RunId, Service, ServiceDep, WaitDep
 from app.api.problems import problems
 from app.db.states import TERMINAL
 from app.schemas.responses import Attempt, Checkpoint, Event, LogLine, Metric, Page, Run, RunStatus, Series
@@ -125,7 +125,12 @@ def _act(service: Service, run_id: str, action: Action, response: Response) -> R
     return run
 
 
-@router.get("/{run_id}/metrics", summary="List a run's metrics with their newest values", responses=problems(404))
+@router.get(
+    "/{run_id}/metrics",
+    summary="List a run's metrics with their newest values",
+    dependencies=[WHOLE],
+    responses=problems(404, 422),
+)
 def list_metrics(run_id: RunId, service: ServiceDep) -> Page[Metric]:
     """By key."""
     with service.database.reading() as session:
@@ -159,7 +164,12 @@ def list_log_lines(run_id: RunId, query: Annotated[LogsQuery, Query()], service:
         return runs.log_lines(session, run_id, after=query.after, limit=query.limit)
 
 
-@router.get("/{run_id}/attempts", summary="List the attempts to train a run, oldest first", responses=problems(404))
+@router.get(
+    "/{run_id}/attempts",
+    summary="List the attempts to train a run, oldest first",
+    dependencies=[WHOLE],
+    responses=problems(404, 422),
+)
 def list_attempts(run_id: RunId, service: ServiceDep) -> Page[Attempt]:
     """A crash, a preemption or a pause ends one."""
     with service.database.reading() as session:

@@ -138,6 +138,14 @@ def test_suggests_query_parameters(client: httpx.Client) -> None:
     assert error["allowed"] == ["limit", "after", "experiment_id", "status"]
 
 
+@pytest.mark.parametrize(
+    "path", ["algorithms", "environments", "experiments", "runs", "workers", "runs/run_x/metrics", "runs/run_x/attempts"]
+)
+def test_no_list_takes_an_unknown_query_parameter(client: httpx.Client, path: str) -> None:
+    (error,) = assert_problem(client.get(f"/v1/{path}?surprise=1"), 422)["errors"]
+    assert error["pointer"] == "/surprise" and error["message"] == "unknown query parameter 'surprise'"
+
+
 def test_names_everything_at_once(client: httpx.Client) -> None:
     body = {"environment": {}, "algorithm": {"name": "ppo", "gamma": 2}, "seed": [0]}
     assert pointers(assert_problem(client.post("/v1/experiments", json=body), 422)) == {
