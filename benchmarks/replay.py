@@ -77,7 +77,7 @@ def parts(kind: Callable[[Ring, float, torch.device], Replay], width: int, seeds
         ring.observe(env.reset(0))
 
         def act() -> None:
-            action = generator.integers(0, agent.actions, (len(seeds), 1))
+            action = generator.integers(0, env.spec.action_dim, (len(seeds), 1))
             step = env.step(action)
             ended = step.terminated | step.truncated
             ring.add(action, step.reward, step.terminated, ended, step.next_obs)

@@ -2,7 +2,7 @@ import torch
 from torch.distributions import Categorical, Independent, Normal
 
 from app.schemas.environments import BoxSpace, DiscreteSpace, MultiDiscreteSpace
-from worker.rl.nets.policies import policy_for
+from worker.rl.nets.policies import epsilon_greedy, policy_for
 from worker.rl.noise import Noise
 
 BOX = BoxSpace(shape=(2,), low=(-1, -1), high=(1, 1))
@@ -38,3 +38,11 @@ def test_gaussian_is_stored_as_drawn() -> None:
     reference = Independent(Normal(mean, log_std.exp().expand_as(mean)), 1)
     torch.testing.assert_close(log_prob, reference.log_prob(action))
     torch.testing.assert_close(entropy, reference.entropy())
+
+
+def test_epsilon_greedy_deviates_by_a_share_and_draws_nothing_at_zero() -> None:
+    q, noise = torch.randn(2, 1, 4).expand(2, 5000, 4), Noise([0, 1])
+    greedy = q.argmax(-1)
+    assert torch.equal(epsilon_greedy(q, 0.0, noise), greedy) and noise.state() == {}
+    deviating = (epsilon_greedy(q, 0.4, noise) != greedy).float().mean(1)
+    torch.testing.assert_close(deviating, torch.full((2,), 0.3), atol=0.03, rtol=0)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from app.schemas import algorithms as configs
 from worker.rl.algorithms.agent import Agent, replica_of
 from worker.rl.envs.spaces import EnvSpec
-from worker.rl.functional import categorical, categorical_values, quantile_values, td
+from worker.rl.functional import categorical_values, quantile_values, schedules, td
 from worker.rl.nets.layers import Init
+from worker.rl.nets.policies import epsilon_greedy
 from worker.rl.nets.q_network import QNetwork
 from worker.rl.noise import Noise
 from worker.rl.optim import Adam, Parameters, polyak
@@ -157,7 +158,7 @@ def build(
         noisy_std=config.noisy_std,
         implicit=config.num_policy_quantiles,
     )
-    return DQN(config, network.to(device), _head(config).to(device), env_spec.action_dim, len(seeds), total_env_steps)
+    return DQN(config, network.to(device), _head(config).to(device), len(seeds), total_env_steps)
 
 
 def _head(config: configs.DQN) -> Head:
@@ -176,10 +177,8 @@ class DQN(Agent):
     driver = "off_policy"
     distribution = "epsilon_greedy"
 
-    def __init__(
-        self, config: configs.DQN, network: QNetwork, head: Head, actions: int, replicas: int, total_env_steps: int
-    ) -> None:
-        self.config, self.head, self.actions = config, head, actions
+    def __init__(self, config: configs.DQN, network: QNetwork, head: Head, replicas: int, total_env_steps: int) -> None:
+        self.config, self.head = config, head
         self.epsilon = config.evaluation_epsilon
         self._asked = (config.num_quantiles or 0) if config.distribution == "implicit" else 0
         self._annealed_by = (config.epsilon_fraction or 1.0) * total_env_steps
@@ -195,17 +194,13 @@ class DQN(Agent):
     def exploration(self) -> float:
         """Epsilon now: it falls linearly with env steps, then stays. Noisy layers explore without."""
         start, end = self.config.epsilon_start or 0.0, self.config.epsilon_end or 0.0
-        return start + min(1.0, self.env_step / self._annealed_by) * (end - start)
+        return schedules.linear(start, end, self.env_step / self._annealed_by)
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Noise, *, explore: bool) -> Act:
         outputs = self.network(obs, self._weight_noise(noise, "act") if explore else None)
-        action = self.head.q(outputs).argmax(-1)
         epsilon = self.exploration if explore else self.epsilon
-        if epsilon:
-            deviate = noise.uniform("epsilon", *action.shape[1:])
-            action = categorical.epsilon_greedy(action, self.actions, epsilon, deviate)
-        return Act(action, {})
+        return Act(epsilon_greedy(self.head.q(outputs), epsilon, noise), {})
 
     def update(self, batch: Transition, noise: Noise) -> Update:
         size = batch.reward.shape[1]

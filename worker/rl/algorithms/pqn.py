@@ -17,8 +17,9 @@ from app.schemas import algorithms as configs
 from app.schemas.environments import BoxSpace
 from worker.rl.algorithms.agent import EVALUATED, Agent, replica_of
 from worker.rl.envs.spaces import EnvSpec
-from worker.rl.functional import categorical, returns, td
+from worker.rl.functional import returns, schedules, td
 from worker.rl.nets.layers import ACTIVATIONS, Init, LayerNorm, fan_in_linear
+from worker.rl.nets.policies import epsilon_greedy
 from worker.rl.nets.torsos import torso_for
 from worker.rl.noise import Noise
 from worker.rl.optim import Adam, Parameters
@@ -38,7 +39,7 @@ def build(
     network = NormalizedQNetwork(
         Init(seeds, "q"), env_spec.observation_box, env_spec.action_dim, config.hidden_sizes, config.activation
     ).to(device)
-    return PQN(config, network, env_spec.action_dim, len(seeds), total_env_steps, num_envs)
+    return PQN(config, network, len(seeds), total_env_steps, num_envs)
 
 
 class PQN(Agent):
@@ -47,9 +48,9 @@ class PQN(Agent):
     distribution = "epsilon_greedy"
 
     def __init__(
-        self, config: configs.PQN, network: nn.Module, actions: int, replicas: int, total_env_steps: int, num_envs: int
+        self, config: configs.PQN, network: nn.Module, replicas: int, total_env_steps: int, num_envs: int
     ) -> None:
-        self.config, self.network, self.actions = config, network, actions
+        self.config, self.network = config, network
         self.num_steps = config.num_steps
         self.epsilon = config.evaluation_epsilon
         self.parameters = Parameters(replicas, network)
@@ -61,17 +62,11 @@ class PQN(Agent):
     def exploration(self) -> float:
         """Epsilon of this rollout: it falls linearly with env steps, then stays."""
         start, end = self.config.epsilon_start, self.config.epsilon_end
-        annealed = self.updates / (self.config.epsilon_fraction * self._updates_planned)
-        return start + min(1.0, annealed) * (end - start)
+        return schedules.linear(start, end, self.updates / (self.config.epsilon_fraction * self._updates_planned))
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Noise, *, explore: bool) -> Act:
-        action = self.network(obs).argmax(-1)
-        epsilon = self.exploration if explore else self.epsilon
-        if epsilon:
-            deviate = noise.uniform("epsilon", *action.shape[1:])
-            action = categorical.epsilon_greedy(action, self.actions, epsilon, deviate)
-        return Act(action, {})
+        return Act(epsilon_greedy(self.network(obs), self.exploration if explore else self.epsilon, noise), {})
 
     def update(self, batch: Rollout, noise: Noise) -> Update:
         config = self.config

@@ -17,7 +17,7 @@ from app.schemas import algorithms as configs
 from app.schemas.environments import DiscreteSpace
 from worker.rl.algorithms.agent import Agent, Value
 from worker.rl.envs.spaces import EnvSpec
-from worker.rl.functional import td
+from worker.rl.functional import schedules, td
 from worker.rl.noise import Noise
 from worker.rl.types import Act, Transition, Update
 
@@ -94,10 +94,9 @@ class Tabular(Agent):
     def exploration(self) -> float:
         """Epsilon now."""
         start, end = self.config.epsilon_start, self.config.epsilon_end
-        share = min(1.0, self.env_step / (self.config.epsilon_fraction * self._total))
-        if self.config.epsilon_schedule == "exponential":
-            return float(start * (end / start) ** share)
-        return start + share * (end - start)
+        share = self.env_step / (self.config.epsilon_fraction * self._total)
+        fall = schedules.exponential if self.config.epsilon_schedule == "exponential" else schedules.linear
+        return fall(start, end, share)
 
     def act(self, obs: Tensor, noise: Noise, *, explore: bool) -> Act:
         action = self._choose(obs - self.first_state, noise, self.exploration if explore else self.epsilon)
@@ -162,7 +161,7 @@ class Tabular(Agent):
             case "constant":
                 return rate
             case "linear":
-                return rate + min(1.0, self.env_step / self._total) * (floor - rate)
+                return schedules.linear(rate, floor, self.env_step / self._total)
             case "visits":
                 visits = self.visits[self._replica, state, action]
                 return (rate * visits.float().pow(-self.config.visit_exponent)).clamp_min(floor)

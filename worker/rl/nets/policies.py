@@ -1,4 +1,4 @@
-"""Stochastic policies of policy-gradient agents: what to make of a network's outputs, by action space."""
+"""Stochastic policies: what to make of a network's outputs, action values or what policy-gradient agents learn."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,8 +12,19 @@ from worker.rl.functional import categorical, entropy, gaussian
 from worker.rl.noise import Noise
 
 
+def epsilon_greedy(q: Tensor, epsilon: float, noise: Noise) -> Tensor:
+    """The actions of highest value (R, B) by q (R, B, A), save a share ``epsilon`` of them, drawn uniformly."""
+    greedy = q.argmax(-1)
+    if not epsilon:
+        return greedy
+    return categorical.epsilon_greedy(greedy, q.shape[-1], epsilon, noise.uniform("epsilon", *greedy.shape[1:]))
+
+
 class Policy(Protocol):
-    """``outputs`` are (R, B, action_dim); ``log_std`` is (R, 1, dims) for Gaussians, None otherwise."""
+    """Of a policy-gradient agent.
+
+    ``outputs`` are (R, B, action_dim); ``log_std`` is (R, 1, dims) for Gaussians, None otherwise.
+    """
 
     @property
     def distribution(self) -> Distribution: ...

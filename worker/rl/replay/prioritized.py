@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worker.rl.functional import schedules
 from worker.rl.noise import Noise
 from worker.rl.replay.base import Replay
 from worker.rl.replay.ring import Array, Ring
@@ -67,7 +68,7 @@ class Prioritized(Replay):
 
     def sample(self, noise: Noise, batches: int, batch_size: int, done: float) -> Iterator[Transition]:
         """Draw batches, each only when it is asked for, so that :meth:`update` can follow the one before."""
-        beta = self.beta + min(done, 1.0) * (1 - self.beta)
+        beta = schedules.linear(self.beta, 1.0, done)
         for _ in range(batches):
             self._carry()
             self._drawn = leaf = self.tree.find(self._next_points(noise, batch_size))
