@@ -12,8 +12,8 @@ from worker.rl.replay.uniform import Uniform
 GAMMA = 0.9
 
 
-def slow(sim: Simulation, replica: int, env: int, start: int, n_step: int) -> tuple[float, float, Array, int, bool]:
-    """Return, discount, bootstrap observation, steps taken and episode end of the transition from one step on."""
+def slow(sim: Simulation, replica: int, env: int, start: int, n_step: int) -> tuple[float, float, Array, int]:
+    """Return, discount, bootstrap observation and steps taken of the transition from one step on."""
     total, k = 0.0, 0
     over = False
     while k < n_step and start + k < len(sim.expected) and not over:
@@ -22,7 +22,7 @@ def slow(sim: Simulation, replica: int, env: int, start: int, n_step: int) -> tu
         over = bool(ended[replica, env])
         k += 1
     discount = 0.0 if terminated[replica, env] else GAMMA**k
-    return total, discount, next_obs[replica, env], k, over
+    return total, discount, next_obs[replica, env], k
 
 
 def check(sim: Simulation, n_step: int) -> None:
@@ -33,10 +33,10 @@ def check(sim: Simulation, n_step: int) -> None:
     for replica in range(R):
         for age in range(held):
             start, env = len(sim.expected) - ring.size + age // ring.num_envs, age % ring.num_envs
-            total, discount, next_obs, k, over = slow(sim, replica, env, start, n_step)
+            total, discount, next_obs, k = slow(sim, replica, env, start, n_step)
             at = replica, age
             assert got.reward[at] == pytest.approx(total, rel=1e-5, abs=1e-6)
-            assert (steps[at], got.terminated[at], got.ended[at]) == (k, discount == 0, over)
+            assert (steps[at], got.terminated[at]) == (k, discount == 0)
             np.testing.assert_array_equal(got.next_obs[at], next_obs)
             np.testing.assert_array_equal(got.obs[at], sim.expected[start][0][replica, env])
             assert got.action[at] == sim.expected[start][1][replica, env]
@@ -66,7 +66,7 @@ def test_one_step_is_a_window_of_one() -> None:
     sim.steps(33)
     index = np.tile(np.arange(40), (R, 1))
     plain, windowed = sim.ring.gather(index), sim.ring.gather(index, 1, GAMMA)
-    for name in ("obs", "action", "reward", "terminated", "ended", "next_obs"):
+    for name in ("obs", "action", "reward", "terminated", "next_obs"):
         np.testing.assert_array_equal(getattr(plain, name), getattr(windowed, name))
     reward, steps = sim.ring._returns(index + (sim.ring.head - sim.ring.size) * 2, 1, GAMMA)
     np.testing.assert_array_equal(reward, plain.reward)
@@ -79,7 +79,6 @@ def test_windows_as_long_as_episodes_give_monte_carlo_returns() -> None:
     sim.steps(60)
     sim.cut(np.ones(R, bool))
     got = sim.ring.gather(np.tile(np.arange(60), (R, 1)), 60, GAMMA)
-    assert got.ended.all()
     for replica in range(R):
         to_go = 0.0
         for t in range(59, -1, -1):
@@ -93,7 +92,7 @@ def test_batches_carry_the_discount_of_the_steps_taken() -> None:
     sim.begin()
     sim.steps(50)
     replay = Uniform(sim.ring, GAMMA, torch.device("cpu"), n_step=3)
-    (batch,) = replay.sample(Noise([1, 2, 3]), 1, 500)
+    (batch,) = replay.sample(Noise([1, 2, 3]), 1, 500, 0.5)
     possible = torch.tensor([0.0, *(GAMMA**k for k in (1, 2, 3))])
     assert torch.equal(batch.discount.unique(), possible.sort().values)
     assert batch.reward.dtype == batch.discount.dtype == torch.float32
@@ -108,5 +107,5 @@ def test_a_limit_on_time_is_no_end_of_value() -> None:
         ring.add(nothing, np.ones((R, 1), np.float32), nothing, nothing | (t % 5 == 4), np.zeros((R, 1, 3), np.float32))
     for n_step in (1, 3, 10):
         rows = ring.gather(np.tile(np.arange(40), (R, 1)), n_step, GAMMA)
-        assert not rows.terminated.any() and rows.ended.any()
+        assert not rows.terminated.any()
         np.testing.assert_allclose(rows.reward + GAMMA**rows.steps * 10, 10, rtol=1e-6)

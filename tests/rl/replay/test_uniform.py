@@ -23,7 +23,7 @@ def filled(steps: int, replicas: int = 2) -> Uniform:
 
 
 def test_batches_pair_each_observation_with_its_own_step() -> None:
-    for batch in filled(30).sample(Noise([0, 1]), 5, 64):
+    for batch in filled(30).sample(Noise([0, 1]), 5, 64, 0.5):
         assert batch.obs.shape == (2, 64, 1) and batch.reward.shape == (2, 64)
         t = batch.action
         assert bool((t >= 18).all())
@@ -35,22 +35,22 @@ def test_batches_pair_each_observation_with_its_own_step() -> None:
 def test_one_call_for_many_batches_draws_what_single_calls_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     replay, together, singly = filled(30), Noise([0, 1]), Noise([0, 1])
     monkeypatch.setattr(uniform, "AT_ONCE", 4 * 2 * 2 * 32 * 4)  # four of them
-    batches = list(replay.sample(together, 6, 32))
+    batches = list(replay.sample(together, 6, 32, 0.5))
     for batch in batches:
-        (single,) = replay.sample(singly, 1, 32)
+        (single,) = replay.sample(singly, 1, 32, 0.5)
         assert all(torch.equal(a, b) for a, b in zip(batch[:5], single[:5], strict=True))
     assert all(field.is_contiguous() for field in batches[3][:5])
 
 
 def test_a_replica_draws_the_same_alone_and_packed() -> None:
-    (packed,) = filled(30).sample(Noise([3, 4]), 1, 50)
-    (alone,) = filled(30, replicas=1).sample(Noise([4]), 1, 50)
+    (packed,) = filled(30).sample(Noise([3, 4]), 1, 50, 0.5)
+    (alone,) = filled(30, replicas=1).sample(Noise([4]), 1, 50, 0.5)
     assert torch.equal(packed.action[1], alone.action[0])
     assert not torch.equal(packed.action[0], packed.action[1])
 
 
 def test_every_transition_is_as_likely() -> None:
-    (batch,) = filled(30).sample(Noise([0, 1]), 1, 24_000)
+    (batch,) = filled(30).sample(Noise([0, 1]), 1, 24_000, 0.5)
     counts = torch.bincount(batch.action[0] - 18, minlength=12).double()
     chi_square = float(((counts - 2000) ** 2 / 2000).sum())
     assert len(counts) == 12 and chi_square < 31.3  # 0.1 % point of 11 degrees of freedom

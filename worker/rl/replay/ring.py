@@ -28,8 +28,6 @@ class Rows(NamedTuple):
     reward: Array
     """Sum over the steps taken together, the i-th discounted by ``gamma ** i``."""
     terminated: Array
-    ended: Array
-    """Whether the episode ended with the last of these steps: terminated, truncated or cut."""
     next_obs: Array
     """The observation after the last of these steps: at an episode's end its true final one."""
     steps: Array | int
@@ -187,13 +185,12 @@ class Ring:
             next_obs = self._stacks(last + self.num_envs, self._going(last, self.stack - 2))
             newest = next_obs[..., -self.obs.shape[3] :, :, :]
         final = last_step["final"]
-        ended = final >= 0
-        where = np.nonzero(ended)
+        where = np.nonzero(final >= 0)
         if where[0].size:
             newest[where] = self.final_obs[where[-2], final[where] % self.final_obs.shape[1]]
         if self.stack > 1:
             obs, next_obs = (np.moveaxis(stacks, -3, self._channel_axis - 3) for stacks in (obs, next_obs))
-        return Rows(obs, step["action"].copy(), reward, last_step["terminated"], ended, next_obs, steps)
+        return Rows(obs, step["action"].copy(), reward, last_step["terminated"], next_obs, steps)
 
     def state(self) -> dict[str, Tensor | int]:
         """The rows written so far and the counters. The tensors are the live ones: copy before the next ``add``."""

@@ -15,7 +15,7 @@ AT_ONCE = 32 * 2**20
 class Uniform(Replay):
     """Draws transitions with equal probability, with replacement, many batches at once."""
 
-    def sample(self, noise: Noise, batches: int, batch_size: int, done: float = 0.0) -> Iterator[Transition]:
+    def sample(self, noise: Noise, batches: int, batch_size: int, done: float) -> Iterator[Transition]:
         """Draw batches; there is nothing to be weighted."""
         held = 2 * batch_size * len(self.ring.obs) * self.ring.obs_bytes
         at_once = max(1, AT_ONCE // held)
