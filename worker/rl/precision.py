@@ -39,6 +39,7 @@ def affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     finally:
         _use("ieee")
     if product.grad_fn is not None:
+        # A backward that fails between the two leaves the setting on until the next large product: bits, not accuracy.
         product.grad_fn.register_prehook(lambda _: _use(chosen))
         product.grad_fn.register_hook(lambda *_: _use("ieee"))
     return product
