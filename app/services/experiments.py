@@ -121,7 +121,11 @@ def act(session: Session, experiment_id: str, action: runs.Action) -> Outcome:
     queues = runs.act_on_all(session, members, action)
     if queues is None:
         found = ", ".join(sorted({run.status for run in members}))
-        raise Conflict(f"no run of experiment {experiment_id} can {action}: they are {found}")
+        allowed = sorted({able for run in members for able in runs.ALLOWED[run.status]} - {"kill"})  # runs alone are
+        raise Conflict(
+            f"no run of experiment {experiment_id} can {action}: they are {found}",
+            errors=[FieldError("/status", f"runs are {found}", allowed=tuple(allowed))],
+        )
     session.expire_all()
     return Outcome(get(session, experiment_id), queues)
 

@@ -128,8 +128,9 @@ class PolicyStore:
             if checkpoint is not None:
                 return Located(checkpoint.id, checkpoint.path, checkpoint.files)
             if reference in ("best", "final"):
-                kind = "final checkpoint" if reference == "final" else "checkpoint"
-                return Conflict(f"run {run_id} is {run.status} and has no {kind} yet")
+                lacks = f"has no {'final checkpoint' if reference == 'final' else 'checkpoint'} yet"
+                errors = [FieldError("/checkpoint", f"the run {lacks}")]
+                return Conflict(f"run {run_id} is {run.status} and {lacks}", errors=errors)
             errors = [FieldError("/checkpoint", "is not a checkpoint of this run")]
             return NotFound(f"run {run_id} has no checkpoint {reference}", errors=errors)
 

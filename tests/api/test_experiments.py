@@ -149,7 +149,8 @@ class TestActions:
         assert answer.status_code == 200
         assert answer.json()["status"] == "cancelled"
         assert statuses(client, experiment) == ["cancelled"] * 3
-        assert_problem(client.post(f"/v1/experiments/{experiment['id']}/cancel"), 409)
+        (error,) = assert_problem(client.post(f"/v1/experiments/{experiment['id']}/cancel"), 409)["errors"]
+        assert error == {"pointer": "/status", "message": "runs are cancelled", "allowed": []}
 
     def test_cancel_asks_trainers(self, client: httpx.Client, database: Database) -> None:
         experiment = create(client, seeds=[0, 1, 2], resources={"pack": 2})
@@ -163,7 +164,8 @@ class TestActions:
     def test_pause_and_resume(self, client: httpx.Client, bells: Bells) -> None:
         experiment = create(client, seeds=[0, 1, 2], resources={"pack": 2})
         path = f"/v1/experiments/{experiment['id']}"
-        assert_problem(client.post(f"{path}/resume"), 409)
+        (error,) = assert_problem(client.post(f"{path}/resume"), 409)["errors"]
+        assert error["allowed"] == ["cancel", "pause"]
         client.post(f"{path}/pause")
         assert statuses(client, experiment) == ["paused"] * 3
         bells.rung.clear()

@@ -137,8 +137,8 @@ class TestRefusals:
         body = {"observation": LEANING_LEFT}
         assert pointers(post(app, "run_0", body), 404) == []
         assert pointers(post(app, cartpole, body | {"checkpoint": "ckpt_0"}), 404) == ["/checkpoint"]
-        assert pointers(post(app, cartpole, body | {"checkpoint": "final"}), 409) == []
-        assert pointers(post(app, service.run(), body), 409) == []
+        assert pointers(post(app, cartpole, body | {"checkpoint": "final"}), 409) == ["/checkpoint"]
+        assert pointers(post(app, service.run(), body), 409) == ["/checkpoint"]
 
     def test_a_damaged_bundle(self, app: ASGIApp, service: Service) -> None:
         run_id = service.run()
