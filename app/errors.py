@@ -7,6 +7,7 @@ AppError
 ├── MethodNotAllowed       405
 ├── Conflict               409
 │   └── IllegalTransition
+├── Gone                   410
 ├── TooLarge               413
 ├── UnsupportedMediaType   415
 ├── RangeNotSatisfiable    416
@@ -91,6 +92,12 @@ class IllegalTransition(Conflict):
             f"run {run_id} is {state} and cannot {action}; {choices}",
             errors=[FieldError("/status", f"is {state}", allowed=allowed)],
         )
+
+
+class Gone(AppError):
+    """It was there, and no later request will find it."""
+
+    status, code, title = 410, "gone", "Gone"
 
 
 class TooLarge(AppError):

@@ -34,7 +34,7 @@ def read_checkpoint(checkpoint_id: CheckpointId, service: ServiceDep) -> Checkpo
         },
         206: {"description": "The range asked for."},
         304: {"description": "Not modified: `If-None-Match` names this file."},
-        **problems(404, 416, 500),
+        **problems(404, 410, 416, 500),
     },
 )
 @router.head("/{checkpoint_id}/files/{name}", include_in_schema=False)
@@ -47,7 +47,7 @@ def download_file(
     if_range: Annotated[str | None, Header(alias="If-Range", description="Range only if the file is this one.")] = None,
     if_none_match: Annotated[str | None, Header(alias="If-None-Match", description="304 if it is this one.")] = None,
 ) -> Response:
-    """Whole or in part. A file that is not what was written is a 500 that says so."""
+    """Whole or in part. A file whose bytes are gone is a 410; one that is not what was written, a 500 that says so."""
     with service.database.reading() as session:
         file = checkpoints.file(session, service.settings.artifacts_dir, checkpoint_id, name)
     return file_answer(

@@ -29,12 +29,14 @@ _TITLES: dict[int, type[AppError]] = {
     **_BY_STATUS,
     401: errors.Unauthorized,
     409: errors.Conflict,
+    410: errors.Gone,
     416: errors.RangeNotSatisfiable,
     422: errors.Invalid,
     429: errors.TooManyRequests,
     500: errors.Internal,
     503: errors.Unavailable,
 }
+_JSON_KINDS = {type(None): "null", bool: "a boolean", list: "an array", dict: "an object"}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -172,7 +174,12 @@ def _tag_error(row: Mapping[str, Any], place: Sequence[str | int], options: Iter
     pointer, subject = _pointer([*place, name]), str(place[-1]) if place else "body"
     if row["type"] == "union_tag_not_found":
         return FieldError(pointer, f"required: which {subject} it is", allowed=tuple(known))
-    return _unknown(pointer, f"unknown {subject}", str(row["ctx"]["tag"]), known)
+    given = row["input"][name]
+    if not isinstance(given, str):
+        kind = _JSON_KINDS.get(type(given), "a number")
+        message = f"must be the {subject}'s name, not {kind}: one of {', '.join(known)}"
+        return FieldError(pointer, message, allowed=tuple(known))
+    return _unknown(pointer, f"unknown {subject}", given, known)
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

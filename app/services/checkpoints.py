@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from app.db.repositories import checkpoints
-from app.errors import Damaged, NotFound
+from app.errors import Damaged, Gone, NotFound
 from app.schemas import responses
 from app.services import runs, views
 from app.services.lookup import by_id
@@ -56,15 +56,19 @@ def file(session: Session, artifacts: Path, checkpoint_id: str, name: str) -> St
     """A file by its name in the checkpoint's manifest: names from a request are compared, never joined to a path.
 
     Raises:
-        NotFound: no such checkpoint, no such file in it, or the file has been removed meanwhile.
+        NotFound: no such checkpoint, or no such file in it.
+        Gone: it is not on disk any more: lost, or its checkpoint was superseded just now.
         Damaged: it has another size or, unless it is large, another digest than when it was written.
     """
     row = by_id(lambda wanted: checkpoints.get(session, wanted), "checkpoint", checkpoint_id)
     for entry in row.files:
         if entry["name"] == name:
             path = (artifacts / row.path / entry["name"]).resolve()
-            if not path.is_relative_to(artifacts) or not path.is_file():
+            if not path.is_relative_to(artifacts):
                 break
+            if not path.is_file():
+                logger.error("%s is gone", path)
+                raise Gone(f"the bytes of {path.name} of checkpoint {checkpoint_id} are gone from the artifact folder")
             _verify(path, entry["bytes"], entry["sha256"])
             return StoredFile(path, entry["bytes"], entry["sha256"])
     raise NotFound(f"checkpoint {checkpoint_id} has no file {name[:80]!r}")

@@ -162,7 +162,7 @@ class TestDownload:
 
     def test_a_file_that_is_gone(self, client: httpx.Client, settings: Settings, kept: Kept) -> None:
         (settings.artifacts_dir / f"runs/{kept.job.run_id}/a1/100/policy.onnx").unlink()
-        assert_problem(client.get(kept.url), 404)
+        assert "policy.onnx" in assert_problem(client.get(kept.url), 410)["detail"]
 
     @pytest.mark.parametrize("content", [CONTENT[:-1], b"\1" + CONTENT[1:]], ids=["cut", "flipped"])
     def test_a_damaged_file_is_not_sent(

@@ -132,6 +132,15 @@ def test_takes_what_can_be_held(client: httpx.Client, changes: dict[str, object]
     assert client.post("/v1/experiments", json=spec(**changes)).status_code == 201
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [(None, "null"), (3, "a number"), (True, "a boolean"), (["ppo"], "an array"), ({}, "an object")]
+)
+def test_an_algorithm_has_a_name(client: httpx.Client, name: object, kind: str) -> None:
+    (error,) = assert_problem(client.post("/v1/experiments", json=spec(algorithm={"name": name})), 422)["errors"]
+    assert error["pointer"] == "/algorithm/name" and "ppo" in error["allowed"]
+    assert error["message"].startswith(f"must be the algorithm's name, not {kind}: one of ppo, dqn")
+
+
 def test_suggests_query_parameters(client: httpx.Client) -> None:
     (error,) = assert_problem(client.get("/v1/runs?experimentid=exp_x"), 422)["errors"]
     assert (error["pointer"], error["suggestion"]) == ("/experimentid", "experiment_id")
@@ -139,7 +148,8 @@ def test_suggests_query_parameters(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["algorithms", "environments", "experiments", "runs", "workers", "runs/run_x/metrics", "runs/run_x/attempts"]
+    "path",
+    ["algorithms", "environments", "experiments", "runs", "workers", "runs/run_x/metrics", "runs/run_x/attempts"],
 )
 def test_no_list_takes_an_unknown_query_parameter(client: httpx.Client, path: str) -> None:
     (error,) = assert_problem(client.get(f"/v1/{path}?surprise=1"), 422)["errors"]
