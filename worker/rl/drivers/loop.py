@@ -4,7 +4,6 @@ A driver advances the loop, asks :meth:`Loop.look` whose episodes are to be cut,
 :meth:`Loop.turn`. All cadences count env steps of one replica, so that every run sees the same ones in every pack.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from app.schemas.experiment import ExperimentSpec
 from worker.rl import export
 from worker.rl.algorithms.agent import Agent, Value
 from worker.rl.drivers.episodes import Episodes
+from worker.rl.drivers.scores import Scores
 from worker.rl.envs import VectorEnv
 from worker.rl.evaluation import Evaluator
 from worker.rl.noise import Noise
-from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, Reporter, Result, State
+from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, Reporter, State
 
 ASK_EVERY = 0.25
 """Seconds between two looks at what users want while a rollout is collected or a policy evaluated."""
@@ -39,37 +39,6 @@ class Part(Protocol):
 
 class Selectable(Protocol):
     def select(self, keep: Sequence[int]) -> None: ...
-
-
-@dataclass
-class Scores:
-    """Mean returns of the best and the latest evaluation, (R,) float64 each; NaN before the first."""
-
-    best: Tensor
-    latest: Tensor
-
-    @classmethod
-    def none(cls, replicas: int) -> "Scores":
-        return cls(*(torch.full((replicas,), math.nan, dtype=torch.float64) for _ in range(2)))
-
-    def add(self, means: np.ndarray) -> list[int]:
-        """Take in an evaluation, (R,); the replicas that did better than ever."""
-        self.latest = torch.from_numpy(means)
-        better = ~(self.latest.isnan() | (self.latest <= self.best))
-        self.best = torch.where(better, self.latest, self.best)
-        return [int(r) for r in better.nonzero()]
-
-    def result(self, replica: int) -> Result:
-        return Result(*(None if math.isnan(v) else v for v in (float(self.best[replica]), float(self.latest[replica]))))
-
-    def state(self) -> dict[str, Value]:
-        return {"best": self.best, "latest": self.latest}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        self.best, self.latest = state["best"], state["latest"]
-
-    def select(self, keep: Sequence[int]) -> None:
-        self.best, self.latest = self.best[list(keep)], self.latest[list(keep)]
 
 
 @dataclass(frozen=True)
