@@ -87,6 +87,7 @@ class Progress(Schema):
     env_steps: int
     total_env_steps: int
     env_steps_per_second: float | None
+    """Of late; once it has ended or is paused, the mean since a worker last took it up."""
     eta_seconds: float | None
 
 

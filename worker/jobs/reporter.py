@@ -50,7 +50,7 @@ class DatabaseReporter:
         self._pausing: list[str] = []
         self._paused_state: State | None = None
         self._env_step = 0
-        self._progress = (time.monotonic(), 0)
+        self._begun = self._progress = (time.monotonic(), 0)
         self.was_preempted = False
 
     def __enter__(self) -> Self:
@@ -68,7 +68,8 @@ class DatabaseReporter:
             self._folders.clear()
 
     def started(self, env_step: int) -> None:
-        self._env_step, self._progress = env_step, (time.monotonic(), env_step)
+        self._env_step = env_step
+        self._begun = self._progress = (time.monotonic(), env_step)
         gathered = facts.gather(pack=len(self._run_ids), device=self._job.device)
         begin = Begin(self._fence, env_step, self._job.device, gathered)
         if self._loaded and self._loaded.damage:
@@ -124,7 +125,7 @@ class DatabaseReporter:
         self, replica: int, outcome: Outcome, result: Result | None, reason: Reason | None, state: State | None
     ) -> None:
         run_id = self._run_ids[replica]
-        self._writer.set_progress({run_id: (self._env_step, None)})
+        self._writer.set_progress({run_id: (self._env_step, self._mean_rate())})
         if outcome == "paused":
             self._pausing.append(run_id)
             self._paused_state = state
@@ -145,6 +146,12 @@ class DatabaseReporter:
         if self._pausing:
             self._writer.add(Pause(self._fence, self._folders, tuple(self._pausing), self._paused_state))
             self._pausing, self._paused_state = [], None
+
+    def _mean_rate(self) -> float | None:
+        """Env steps per second since training began; None where there was none."""
+        since, before = self._begun
+        taken = self._env_step - before
+        return taken / (time.monotonic() - since) if taken else None
 
     def _with_lineage(self, bundle: bytes, run_id: str, env_step: int) -> bytes:
         lineage = Lineage(
