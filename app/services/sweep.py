@@ -74,7 +74,6 @@ def clean(database: Database, artifacts_dir: Path | None, *, max_age: float = KE
     with database.writing() as session:
         idempotency.purge(session, max_age)
         workers.purge(session, max_age)
-        jobs.close_attempts(session, CLEAN_SECONDS)
         resume_states.drop_unused(session)
     if artifacts_dir is None:
         return

@@ -149,9 +149,6 @@ class TestLease:
             assert jobs.renew(session, job_id=made.job_id, attempt=attempt, lease_seconds=5)
             assert jobs.desires(session, job_id=made.job_id, attempt=attempt) == {}
         assert made.job().lease_expires_at is None
-        made.release(attempt, "done")
-        with database.reading() as session:
-            assert [a.outcome for a in runs.attempts(session, made.run_id)] == ["done"]
 
     def test_desires_are_those_of_active_runs(self, database: Database) -> None:
         made = scene.make(database, seeds=(0, 1, 2))
@@ -274,14 +271,15 @@ class TestRelease:
         assert made.run(made.run_ids[1]).reason_code == "killed"
         assert made.job().status == "ended"
 
-    def test_done_ends_the_attempt(self, database: Database) -> None:
+    @pytest.mark.parametrize("outcome", ["done", "crashed"])
+    def test_an_attempt_has_ended_with_its_last_run(self, database: Database, outcome: str) -> None:
         made = scene.make(database)
         attempt = made.begin()
         made.finish(attempt, "succeeded")
-        made.release(attempt, "done", code="done")
+        made.release(attempt, outcome, code=outcome)
         with database.reading() as session:
             (row,) = runs.attempts(session, made.run_id)
-        assert (row.outcome, row.code) == ("done", "done")
+        assert (row.outcome, row.code) == ("done", None)
         assert row.ended_at is not None
 
     def test_done_with_active_runs_is_a_failure(self, database: Database) -> None:

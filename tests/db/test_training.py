@@ -251,6 +251,8 @@ class TestFinish:
         assert (run.status, run.final_return, run.reason_code) == (outcome, 7.0, "because")
         assert run.finished_at is not None and job.ended_at is not None
         assert job.status == "ended"
+        with database.reading() as session:
+            assert [row.outcome for row in runs.attempts(session, made.run_id)] == ["done"]
         # The state of a job with a run that failed is kept: it says how far that one came.
         assert obsolete == (() if outcome == "failed" else (f"jobs/{made.job_id}/a1/10",))
 

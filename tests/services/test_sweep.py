@@ -146,16 +146,6 @@ class TestClean:
         with database.reading() as session:
             assert [worker.id for worker in workers.live(session, 10**6)] == ["worker_new"]
 
-    def test_ends_attempts_whose_supervisors_never_reported(self, database: Database) -> None:
-        made, fresh = scene.make(database), scene.make(database)
-        for one in (made, fresh):
-            one.finish(one.begin(), "succeeded")
-        made.force_job(ended_at=clock.now() - 2 * sweep.CLEAN_SECONDS)
-        sweep.clean(database, None)
-        with database.reading() as session:
-            outcomes = [runs.attempts(session, one.run_id)[0].outcome for one in (made, fresh)]
-        assert outcomes == ["lost", None]
-
 
 class TestSweeper:
     def test_sweeps_until_stopped(self, database: Database) -> None:

@@ -153,17 +153,17 @@ def release(
         return
     active = runs.active(session, job_id)
     if not active:
-        _end_attempt(session, job_id, attempt, outcome, code, message)
+        end_attempt(session, job_id, attempt, outcome, code, message)
         runs.end_job_if_idle(session, job_id)
     elif outcome == "preempted":
-        _end_attempt(session, job_id, attempt, outcome, code, message)
+        end_attempt(session, job_id, attempt, outcome, code, message)
         _requeue(session, job, active, Reason("preempted", message or "its worker shut down; waits for another one"))
     elif outcome == "done":
         reason = Reason("unfinished", "the trainer ended without finishing this run")
-        _end_attempt(session, job_id, attempt, "crashed", reason.code, reason.message)
+        end_attempt(session, job_id, attempt, "crashed", reason.code, reason.message)
         _count_failure(session, job, active, reason, retryable=True)
     else:
-        _end_attempt(session, job_id, attempt, outcome, code, message)
+        end_attempt(session, job_id, attempt, outcome, code, message)
         reason = Reason(code or "crashed", message or "the trainer crashed")
         _count_failure(session, job, active, reason, retryable=retryable)
 
@@ -176,7 +176,7 @@ def expire(session: Session) -> int:
     expired = select(Job).where(Job.status == "leased", _expired()).order_by(Job.id)
     jobs = session.scalars(locked(expired, skip=True)).all()
     for job in jobs:
-        _end_attempt(session, job.id, job.attempt, "lost", LOST.code, LOST.message)
+        end_attempt(session, job.id, job.attempt, "lost", LOST.code, LOST.message)
         _count_failure(session, job, runs.active(session, job.id), LOST, retryable=True)
     return len(jobs)
 
@@ -196,15 +196,14 @@ def settle(session: Session) -> int:
     return len(jobs)
 
 
-def close_attempts(session: Session, max_age: float) -> None:
-    """End the attempts whose jobs ended ``max_age`` seconds ago and whose supervisors never said how."""
-    old = select(Job.id).where(Job.ended_at < now() - max_age)
+def end_attempt(
+    session: Session, job_id: str, attempt: int, outcome: str, code: str | None = None, message: str | None = None
+) -> None:
+    """Record how an attempt ended, unless that has been done."""
     session.execute(
         update(Attempt)
-        .where(Attempt.ended_at.is_(None), Attempt.job_id.in_(old))
-        .values(
-            outcome="lost", code=LOST.code, message="the worker ended before it could record the end", ended_at=now()
-        ),
+        .where(Attempt.job_id == job_id, Attempt.attempt == attempt, Attempt.ended_at.is_(None))
+        .values(outcome=outcome, code=code, message=message, ended_at=now()),
         execution_options={"synchronize_session": False},
     )
 
@@ -340,17 +339,6 @@ def _requeue(session: Session, job: Job, active: Sequence[Run], reason: Reason) 
     for run in active:
         runs.settle(session, run, reason=reason)
     runs.end_job_if_idle(session, job.id)
-
-
-def _end_attempt(
-    session: Session, job_id: str, attempt: int, outcome: str, code: str | None, message: str | None
-) -> None:
-    session.execute(
-        update(Attempt)
-        .where(Attempt.job_id == job_id, Attempt.attempt == attempt, Attempt.ended_at.is_(None))
-        .values(outcome=outcome, code=code, message=message, ended_at=now()),
-        execution_options={"synchronize_session": False},
-    )
 
 
 def _expired() -> ColumnElement[bool]:

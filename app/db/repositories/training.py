@@ -253,8 +253,8 @@ def finish(
 ) -> tuple[str, ...]:
     """Bring a run to its end: ``succeeded``, ``failed``, ``cancelled``, or ``paused`` with the state to go on from.
 
-    A run that its user wants cancelled or killed by now is not paused but cancelled, for that reason. The job ends with
-    its last active run.
+    A run that its user wants cancelled or killed by now is not paused but cancelled, for that reason. The job and its
+    attempt end with the last active run.
 
     Args:
         keep: scheduled checkpoints to keep; None keeps all there are.
@@ -289,6 +289,7 @@ def finish(
         obsolete += _retain(session, run_id, "best", 1, None)
         obsolete += () if keep is None else _retain(session, run_id, "scheduled", keep, None)
     if runs.end_job_if_idle(session, job_id):
+        jobs.end_attempt(session, job_id, attempt, "done")
         obsolete += resume_states.drop_unused(session, job.experiment_id)
     return obsolete
 
