@@ -11,6 +11,7 @@ from tests.rl import toys
 from worker.rl import envs
 from worker.rl.algorithms import ppo
 from worker.rl.drivers import loop, train
+from worker.rl.drivers.pack import Pack
 from worker.rl.envs.vector import LoopVectorEnv
 from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
 from worker.rl.evaluation import Evaluator
@@ -270,7 +271,7 @@ def test_neighbours_whose_episodes_are_truncated_at_other_steps(algorithm: Any) 
 def test_a_state_of_some_replicas_is_that_state_of_all() -> None:
     env = envs.make(SPEC.environment, SEEDS, 4)
     agent = ppo.build(SPEC.algorithm, env.spec, SEEDS, torch.device("cpu"), STEP * 12, 4)
-    pack = loop.Pack(SPEC, SEEDS, agent, env, MemoryReporter(SEEDS), torch.device("cpu"))
+    pack = Pack(SPEC, SEEDS, agent, env, MemoryReporter(SEEDS), torch.device("cpu"))
     made = loop.Loop(pack, emit_every=STEP)
     made.scores.add(np.array([1.0, 2.0, 3.0]))
     some = made.state([2, 0])

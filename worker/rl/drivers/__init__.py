@@ -9,7 +9,7 @@ import torch
 from app.schemas.environments import kind
 from app.schemas.experiment import ExperimentSpec
 from worker.rl import envs
-from worker.rl.drivers.loop import Pack
+from worker.rl.drivers.pack import Pack
 from worker.rl.errors import UnsupportedSpace
 from worker.rl.reporter import Reporter, State
 

@@ -6,55 +6,21 @@ A driver advances the loop, asks :meth:`Loop.look` whose episodes are to be cut,
 
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from app.schemas.experiment import ExperimentSpec
 from worker.rl import export
-from worker.rl.algorithms.agent import Agent, Value
 from worker.rl.drivers.episodes import Episodes
+from worker.rl.drivers.pack import Pack, Part, Selectable
 from worker.rl.drivers.scores import Scores
-from worker.rl.envs import VectorEnv
 from worker.rl.evaluation import Evaluator
 from worker.rl.noise import Noise
-from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, Reporter, State
+from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, State
 
 ASK_EVERY = 0.25
 """Seconds between two looks at what users want while a rollout is collected or a policy evaluated."""
-
-
-class Part(Protocol):
-    """A part of a driver that belongs to the resume state and carries the replica axis."""
-
-    def state(self) -> Mapping[str, Value]: ...
-
-    def load(self, state: Any) -> None: ...
-
-    def select(self, keep: Sequence[int]) -> None: ...
-
-
-class Selectable(Protocol):
-    def select(self, keep: Sequence[int]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Pack:
-    """What a driver trains: the runs of these seeds side by side."""
-
-    spec: ExperimentSpec
-    """Resolved."""
-    seeds: Sequence[int]
-    agent: Agent
-    """Built for these seeds, as is the environment."""
-    env: VectorEnv
-    reporter: Reporter
-    device: torch.device
-    resume: State | None = None
-    """To go on from."""
 
 
 class Loop:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from app.schemas.environments import BoxSpace, channel_axis
-from worker.rl.drivers.loop import Loop, Pack
+from worker.rl.drivers.loop import Loop
+from worker.rl.drivers.pack import Pack
 from worker.rl.envs import EnvSpec, VectorEnv
 from worker.rl.noise import Noise
 from worker.rl.replay.base import Replay

@@ -7,7 +7,8 @@ from typing import Protocol, cast
 import numpy as np
 
 from worker.rl.algorithms.agent import Agent
-from worker.rl.drivers.loop import Loop, Pack
+from worker.rl.drivers.loop import Loop
+from worker.rl.drivers.pack import Pack
 from worker.rl.envs import VectorEnv
 from worker.rl.noise import Noise
 from worker.rl.replay.rollout import RolloutStorage

@@ -5,7 +5,8 @@ from contextlib import closing
 import numpy as np
 import torch
 
-from worker.rl.drivers.loop import Loop, Pack
+from worker.rl.drivers.loop import Loop
+from worker.rl.drivers.pack import Pack
 from worker.rl.types import Transition
 
 EMIT_EVERY = 1000
