@@ -174,6 +174,22 @@ def test_any_batch_size() -> None:
         assert logits.shape == (batch, 3)
 
 
+def test_a_value_near_zero_is_judged_by_the_greatest() -> None:
+    """Values of a well-trained policy: thousands for what was probed far away, nearly nothing somewhere else."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = nn.Linear(4, 256)
+    policy = nn.Sequential(hidden, nn.ReLU(), nn.Linear(256, 2))
+    with torch.no_grad():
+        hidden.bias.zero_()
+        probe = torch.randn(16, 4, generator=generator) * torch.logspace(-1, 1, 16).unsqueeze(1)
+        policy[2].weight.mul_(2_000 / policy(probe).abs().max())
+        far = policy(probe)
+        policy[2].bias.sub_(far[-1])  # the last observation's values come to nothing: all they had is rounding
+        graph = _trace(policy, probe, ("q_values",))
+        assert policy(probe).abs().max() > 1_000 > 1e-2 > policy(probe)[-1].abs().max()
+    assert _parity_error(policy, graph, probe, ("q_values",)) < TOLERANCE / 10
+
+
 def test_rounding_of_terms_that_cancel_is_no_difference() -> None:
     generator = torch.Generator().manual_seed(0)
     policy = nn.Sequential(nn.Linear(4, 256), nn.ReLU(), nn.Linear(256, 2))

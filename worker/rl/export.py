@@ -25,7 +25,8 @@ from worker.rl.errors import ParityError
 from worker.rl.reporter import PolicyFiles
 
 TOLERANCE: Final = 1e-4
-"""Largest difference between the graph's and torch's outputs, absolute up to 1 and relative beyond."""
+"""Largest difference between the graph's and torch's outputs, absolute where none is beyond 1, else relative to the
+greatest: what is near zero beside it is the difference of terms as great."""
 OPSET: Final = 17
 PROBE_BATCH: Final = 16
 
@@ -104,7 +105,7 @@ def _parity_error(policy: nn.Module, model: bytes, probe: Tensor, names: tuple[s
     whole = session.run(list(names), {"observation": probe.numpy()})
     single = session.run(list(names), {"observation": probe[:1].numpy()})
     error = max(
-        float((np.abs(got - want) / np.maximum(1.0, np.abs(want))).max())
+        _difference(got, want)
         for got, want in [*zip(whole, expected, strict=True), *zip(single, (e[:1] for e in expected), strict=True)]
     )
     if not error <= max(TOLERANCE, 4 * _rounding(policy, probe, expected)):  # also when it is NaN
@@ -119,10 +120,11 @@ def _rounding(policy: nn.Module, probe: Tensor, expected: list[np.ndarray]) -> f
     with torch.no_grad():
         answer: Any = deepcopy(policy).double()(probe.double())
     exact = [output.numpy() for output in (answer if isinstance(answer, tuple) else (answer,))]
-    return max(
-        float((np.abs(got - want) / np.maximum(1.0, np.abs(want))).max())
-        for got, want in zip(expected, exact, strict=True)
-    )
+    return max(_difference(got, want) for got, want in zip(expected, exact, strict=True))
+
+
+def _difference(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.abs(got - want).max() / max(1.0, np.abs(want).max()))
 
 
 def _options() -> onnxruntime.SessionOptions:
