@@ -63,10 +63,10 @@ def test_heartbeats_go_on_whatever_the_database_says(host: Host, caplog: pytest.
     host.stop()
 
 
-def test_auto_threads_are_no_more_than_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = {"hidden_sizes": [1024], "num_steps": 512}
-    monkeypatch.setattr(supervisor, "cores", lambda: 2)
-    assert usable_threads(spec(algorithm=wide), 1) == 2
-    monkeypatch.setattr(supervisor, "cores", lambda: 1)
-    assert usable_threads(spec(algorithm=wide), 1) == 1
-    assert usable_threads(spec(algorithm=wide, resources={"threads": 3}), 1) == 3, "what a user says is not changed"
+def test_auto_threads_are_no_more_than_a_slot_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = spec(algorithm={"hidden_sizes": [1024], "num_steps": 512})
+    for cores, slots, threads in ((2, 1, 2), (1, 1, 1), (2, 2, 1), (8, 3, 2), (1, 2, 1)):
+        monkeypatch.setattr(supervisor, "cores", lambda cores=cores: cores)
+        assert usable_threads(wide, 1, slots) == threads
+    asked = spec(algorithm={"hidden_sizes": [1024]}, resources={"threads": 3})
+    assert usable_threads(asked, 1, 2) == 3, "what a user says is not changed"

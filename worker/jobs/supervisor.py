@@ -87,7 +87,7 @@ class Supervisor:
             artifacts_dir=str(settings.artifacts_dir),
             lease_seconds=self._lease,
             device="cpu" if spec.resources.device == "cpu" else self._slot.device,
-            threads=usable_threads(spec, len(self._claim.runs)),
+            threads=usable_threads(spec, len(self._claim.runs), len(self._host.slots.all)),
         )
 
     def _watch(self, process: TrainerProcess) -> None:
@@ -189,7 +189,7 @@ class Supervisor:
                 time.sleep(1)
 
 
-def usable_threads(spec: ExperimentSpec, runs: int) -> int:
-    """Threads for a job of so many runs: as the spec says; where that is ``auto``, no more than there are cores."""
+def usable_threads(spec: ExperimentSpec, runs: int, slots: int) -> int:
+    """Threads for a job of so many runs: as the spec says; where that is ``auto``, no more than a slot has cores."""
     wanted = threads(spec, runs)
-    return min(wanted, cores()) if spec.resources.threads == "auto" else wanted
+    return min(wanted, max(1, cores() // slots)) if spec.resources.threads == "auto" else wanted
