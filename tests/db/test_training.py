@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from app.db.engine import Database
 from app.db.models import Attempt, ResumeState
-from app.db.repositories import checkpoints, resume_states, runs, training
+from app.db.repositories import checkpoints, jobs, resume_states, runs, training
 from app.db.repositories.runs import Reason
 from app.db.repositories.training import StateFolder
 from tests.db import scene
@@ -238,6 +238,28 @@ class TestPublish:
             assert resume_states.drop_unused(session) == ("jobs/x/a1/40",)
 
 
+def paused_and_resumed(made: scene.Scene) -> tuple[str, scene.Scene]:
+    """A run paused at 15, after its job published a state at 10: the folder of its state, and the job it is in now."""
+    attempt = made.begin()
+    made.publish(attempt, 10)
+    made.request("pause")
+    path = f"jobs/{made.job_id}/a1/paused-15"
+    assert made.finish(attempt, "paused", resume_state=StateFolder(path, 15, made.run_ids)) == ()
+    state_id = made.run().resume_state_id
+    with made.database.writing() as session:
+        job = jobs.create(
+            session,
+            job_id="job_fresh",
+            experiment_id=made.experiment_id,
+            queue="default",
+            device="auto",
+            resume_state_id=state_id,
+            attempt=attempt,
+        )
+        assert runs.resume(session, made.run_id, job.id)
+    return path, scene.Scene(made.database, made.experiment_id, "job_fresh", made.run_ids)
+
+
 class TestFinish:
     @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled"])
     def test_the_job_ends_with_its_last_run(self, database: Database, outcome: str) -> None:
@@ -279,6 +301,35 @@ class TestFinish:
         assert first.resume_state_id == second.resume_state_id
         assert (first.status, first.env_steps) == ("paused", 15)
         assert made.job().resume_state_id != first.resume_state_id
+
+    def test_the_state_before_a_pause_is_kept_until_there_is_a_new_one(self, database: Database) -> None:
+        made = scene.make(database)
+        paused, fresh = paused_and_resumed(made)
+        with database.writing() as session:
+            assert resume_states.drop_unused(session) == ()
+        obsolete = fresh.publish(fresh.begin(15), 20).obsolete
+        assert set(obsolete) == {f"jobs/{made.job_id}/a1/10", paused}
+
+    def test_a_job_may_go_on_from_the_state_before_a_pause(self, database: Database) -> None:
+        made = scene.make(database)
+        paused, fresh = paused_and_resumed(made)
+        earlier = StateFolder(f"jobs/{made.job_id}/a1/10", 10, made.run_ids)
+        attempt = fresh.claim().attempt
+        with database.writing() as session:
+            obsolete = training.begin(
+                session,
+                job_id=fresh.job_id,
+                attempt=attempt,
+                env_steps=10,
+                device="cpu",
+                facts={},
+                earlier=earlier,
+                damage="a bit flipped",
+            )
+        assert obsolete == (paused,)
+        with database.reading() as session:
+            [state] = session.scalars(select(ResumeState))
+        assert (state.path, state.id) == (earlier.path, fresh.job().resume_state_id)
 
     def test_cancel_outranks_pause_at_the_last_moment(self, database: Database) -> None:
         made = scene.make(database)

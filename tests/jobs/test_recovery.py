@@ -187,6 +187,25 @@ def test_a_state_that_is_lost_means_an_earlier_one_and_says_so(stage: Stage, los
     assert f"goes on from env step {earlier.name}" in reason["message"]
 
 
+@pytest.mark.parametrize("lose", [damage, shutil.rmtree])
+def test_a_state_lost_while_paused_means_the_one_before(stage: Stage, lose: Callable[[Path], None]) -> None:
+    stage.start_worker()
+    [run_id] = stage.post(**SLOW)
+    stage.await_resume_state(run_id)
+    stage.act(run_id, "pause")
+    stage.await_status(run_id, "paused")
+    earlier = stage.resumes_from(run_id)
+    assert earlier is not None
+    [state] = stage.artifacts.glob("jobs/*/*/paused-*")
+    lose(state)
+    stage.act(run_id, "resume")
+    stage.await_status(run_id, "succeeded")
+    assert [attempt.resumed_from_env_steps for attempt in stage.attempts(run_id)] == [int(earlier.name)]
+    steps = [step for step, _ in stage.series(run_id)["losses/value"]]
+    assert steps == list(range(256, 12_000 + 256, 256))
+    assert [event["reason"]["code"] for event in stage.status_events(run_id) if event["reason"]] == ["earlier_state"]
+
+
 def test_without_any_state_nothing_begins_anew(stage: Stage) -> None:
     run_id, [earlier, newest] = killed_after_two_states(stage)
     before = stage.series(run_id), [checkpoint.id for checkpoint in stage.checkpoints(run_id)]

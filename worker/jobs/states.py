@@ -30,7 +30,8 @@ class Loaded:
 def load(job: JobMessage) -> Loaded | None:
     """The state to go on from; an earlier one if the last is corrupt; None for a job that has none yet.
 
-    The state before the last one stays on disk until the next is written, for this case alone.
+    The state before the last one stays on disk until the next is written, for this case alone; so does the one before a
+    pause, after which runs go on in a job of their own.
 
     Raises:
         CorruptState: there is none to go on from. Beginning anew would cut all that the runs have by now.
@@ -40,7 +41,7 @@ def load(job: JobMessage) -> Loaded | None:
     wanted = [run_id for run_id, _ in job.runs]
     root = Path(job.artifacts_dir)
     damage: str | None = None
-    for folder in _candidates(root, job.job_id, job.resume):
+    for folder in _candidates(root, job.resume):
         try:
             state = load_state(folder)
             replicas = _replicas(state, wanted)
@@ -53,9 +54,12 @@ def load(job: JobMessage) -> Loaded | None:
     raise CorruptState(f"{damage}; there is no earlier one to go on from")
 
 
-def _candidates(root: Path, job_id: str, resume: Resume) -> Iterator[Path]:
-    yield root / resume.path
-    earlier = [folder for folder in (root / "jobs" / job_id).glob("a*/[0-9]*") if int(folder.name) < resume.env_steps]
+def _candidates(root: Path, resume: Resume) -> Iterator[Path]:
+    """The state of a job, then the earlier ones of the job that wrote it, the latest first."""
+    newest = root / resume.path
+    yield newest
+    written = [folder for folder in newest.parent.parent.glob("a*/[0-9]*") if folder != newest]
+    earlier = [folder for folder in written if int(folder.name) <= resume.env_steps]
     yield from sorted(earlier, key=lambda folder: int(folder.name), reverse=True)
 
 

@@ -11,9 +11,8 @@ from app.db.models import Job, ResumeState, Run
 
 
 def put(session: Session, *, job_id: str, attempt: int, env_steps: int, path: str, run_ids: Sequence[str]) -> str:
-    """Store a state and return its id; one that lies in the same folder is the same state."""
-    query = select(ResumeState.id).where(ResumeState.job_id == job_id, ResumeState.path == path)
-    found = session.scalar(query)
+    """Store a state and return its id; one that lies in the same folder is the same state, whichever job it is of."""
+    found = session.scalar(select(ResumeState.id).where(ResumeState.path == path))
     if found is not None:
         return found
     state = ResumeState(
@@ -37,9 +36,10 @@ def get(session: Session, state_id: str | None) -> ResumeState | None:
 def drop_unused(session: Session, experiment_id: str | None = None) -> tuple[str, ...]:
     """Forget the states (of one experiment) that nothing goes on from, and return their folders.
 
-    In use is what a paused run points at, and the state of a job that has not ended or has a run that failed.
+    In use is what a paused run points at, and the state of a job that has not ended or has a run that failed. The last
+    that a job published before its runs were paused is kept in case theirs is damaged, until they have a new one.
     """
-    owner, user = aliased(Job), aliased(Job)
+    owner, user, heir, later = aliased(Job), aliased(Job), aliased(Job), aliased(ResumeState)
     paused = exists().where(Run.experiment_id == owner.experiment_id, Run.resume_state_id == ResumeState.id)
     failed = exists().where(Run.job_id == user.id, Run.status == "failed")
     current = exists().where(
@@ -47,7 +47,19 @@ def drop_unused(session: Session, experiment_id: str | None = None) -> tuple[str
         user.resume_state_id == ResumeState.id,
         or_(user.status != "ended", failed),
     )
-    query = select(ResumeState.id).join(owner, owner.id == ResumeState.job_id).where(~paused, ~current)
+    at_pause = exists().where(
+        later.job_id == owner.id,
+        later.id != ResumeState.id,
+        later.env_steps >= ResumeState.env_steps,
+        or_(
+            exists().where(Run.experiment_id == owner.experiment_id, Run.resume_state_id == later.id),
+            exists().where(
+                heir.experiment_id == owner.experiment_id, heir.resume_state_id == later.id, heir.status != "ended"
+            ),
+        ),
+    )
+    spare = (owner.resume_state_id == ResumeState.id) & at_pause
+    query = select(ResumeState.id).join(owner, owner.id == ResumeState.job_id).where(~paused, ~current, ~spare)
     if experiment_id is not None:
         query = query.where(owner.experiment_id == experiment_id)
     unused = session.scalars(query.with_for_update(of=ResumeState, skip_locked=True)).all()
