@@ -5,6 +5,7 @@ TrainingError
 ├── UnsupportedSpace      observations or actions that no agent here takes
 ├── DeviceUnavailable     the worker's torch does not see the device of the job
 ├── CorruptState          a stored resume state that fails its checksum
+├── IncompatibleState     one that another version wrote, which held other things
 └── ParityError           an exported policy that answers differently from the trained one
 
 A run that diverges is no error of its job: the driver reports it failed (``diverged``) and the others go on.
@@ -50,6 +51,12 @@ class CorruptState(TrainingError):
 
     code = "corrupt_state"
     retryable = True
+
+
+class IncompatibleState(TrainingError):
+    """A resume state holds other things than what is trained here: another version wrote it."""
+
+    code = "incompatible_state"
 
 
 class ParityError(TrainingError):

@@ -13,7 +13,7 @@ from worker.rl.algorithms import ppo
 from worker.rl.drivers import loop, train
 from worker.rl.drivers.pack import Pack
 from worker.rl.envs.vector import LoopVectorEnv
-from worker.rl.errors import EnvironmentFailure, UnsupportedSpace
+from worker.rl.errors import EnvironmentFailure, IncompatibleState, UnsupportedSpace
 from worker.rl.evaluation import Evaluator
 from worker.rl.reporter import MemoryReporter, Order, State
 
@@ -243,6 +243,16 @@ def test_an_order_to_one_in_an_evaluation_is_obeyed_after_it(monkeypatch: pytest
     train(SPEC, SEEDS, reporter)
     assert kinds(reporter, 2)[-1] == (4, "final") and [step // STEP for step, _, _ in reporter.evaluations[2]] == [4]
     assert reporter.finished[2][0] == "cancelled" and reporter.finished[1][0] == "succeeded"
+
+
+def test_a_state_of_another_version_is_refused(whole: MemoryReporter) -> None:
+    state = whole.states[0][1]
+    for name in ("agent/parameters/0", "scores/best"):
+        lacking = State({key: value for key, value in state.tensors.items() if not key.startswith(name)}, state.meta)
+        assert lacking.tensors.keys() < state.tensors.keys()
+        with pytest.raises(IncompatibleState, match="saves other things") as raised:
+            run(resume=lacking)
+        assert not raised.value.retryable and name.split("/")[0] in raised.value.message
 
 
 def test_a_crash_after_a_replica_has_left(whole: MemoryReporter) -> None:

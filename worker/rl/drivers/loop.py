@@ -15,6 +15,7 @@ from worker.rl import export
 from worker.rl.drivers.episodes import Episodes
 from worker.rl.drivers.pack import Pack, Part, Selectable
 from worker.rl.drivers.scores import Scores
+from worker.rl.errors import IncompatibleState
 from worker.rl.evaluation import Evaluator
 from worker.rl.noise import Noise
 from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, State
@@ -70,14 +71,12 @@ class Loop:
 
         Returns:
             obs (R, N, …), or None when there is nothing to be trained.
+
+        Raises:
+            IncompatibleState: the state is not one of these parts.
         """
-        if (resume := self._resume) is not None:
-            for name, part in self._parts.items():
-                prefix = f"{name}/"
-                held = {**resume.tensors, **resume.meta["numbers"]}
-                part.load({k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)})
-            self.env_step = self._seen = self._published = resume.env_step
-            self._evaluated = resume.meta["evaluated"]
+        if self._resume is not None:
+            self._load(self._resume)
         obs = self.env.reset(self.env_step)
         self.reporter.started(self.env_step)
         self._emitted = self.env_step
@@ -164,6 +163,20 @@ class Loop:
     def close(self) -> None:
         """Release what the loop has made."""
         self._evaluator.close()
+
+    def _load(self, resume: State) -> None:
+        held = {**resume.tensors, **resume.meta["numbers"]}
+        for name, part in self._parts.items():
+            prefix = f"{name}/"
+            try:
+                part.load({k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)})
+            except (LookupError, ValueError, TypeError, RuntimeError) as error:
+                raise IncompatibleState(
+                    f"the resume state was written by a version that saves other things of the {name}"
+                    f" ({type(error).__name__}: {error}); train anew, or go on with that version"
+                ) from error
+        self.env_step = self._seen = self._published = resume.env_step
+        self._evaluated = resume.meta["evaluated"]
 
     def _all_ordered(self, orders: Set[Order]) -> bool:
         """Whether all replicas have one of these orders, which are then to be obeyed. Asks four times a second."""
