@@ -41,5 +41,6 @@ class PolicyBundle(Schema):
     epsilon: float = Field(0.0, ge=0, le=1)
     """Share of uniformly random actions of an ``epsilon_greedy`` policy that is not deterministic."""
     parity_error: float
-    """Largest absolute difference between the graph's and torch's outputs on the probe batch."""
+    """Largest difference between the graph's and torch's outputs on the probe batch, absolute where none is beyond 1,
+    else relative to the greatest."""
     lineage: Lineage | None = None
