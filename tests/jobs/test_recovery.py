@@ -172,7 +172,7 @@ def of_tomorrow(folder: Path) -> None:
     (folder / "state.json").write_text(json.dumps(manifest | {"format": 99}))
 
 
-@pytest.mark.parametrize("lose", [damage, shutil.rmtree])
+@pytest.mark.parametrize("lose", [of_tomorrow, shutil.rmtree])
 def test_a_state_that_is_lost_means_an_earlier_one_and_says_so(stage: Stage, lose: Callable[[Path], None]) -> None:
     run_id, [earlier, newest] = killed_after_two_states(stage)
     lose(newest)
@@ -206,13 +206,19 @@ def test_a_state_lost_while_paused_means_the_one_before(stage: Stage, lose: Call
     assert [event["reason"]["code"] for event in stage.status_events(run_id) if event["reason"]] == ["earlier_state"]
 
 
-def test_without_any_state_nothing_begins_anew(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("lose", "code", "words"),
+    [(damage, "corrupt_state", "damaged"), (of_tomorrow, "incompatible_state", "format 99")],
+)
+def test_without_any_state_nothing_begins_anew(
+    stage: Stage, lose: Callable[[Path], None], code: str, words: str
+) -> None:
     run_id, [earlier, newest] = killed_after_two_states(stage)
     before = stage.series(run_id), [checkpoint.id for checkpoint in stage.checkpoints(run_id)]
     damage(earlier)
-    of_tomorrow(newest)
+    lose(newest)
     stage.start_worker()
     run = stage.await_status(run_id, "failed")
-    assert run.reason_code == "corrupt_state"
-    assert "format 99" in run.reason_message and "no earlier one" in run.reason_message
+    assert run.reason_code == code
+    assert words in run.reason_message and "no earlier one" in run.reason_message
     assert (stage.series(run_id), [checkpoint.id for checkpoint in stage.checkpoints(run_id)]) == before

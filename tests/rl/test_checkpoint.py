@@ -6,7 +6,7 @@ import torch
 
 from worker.rl import checkpoint
 from worker.rl.checkpoint import MANIFEST, load_state, save_state
-from worker.rl.errors import CorruptState
+from worker.rl.errors import CorruptState, IncompatibleState
 from worker.rl.reporter import State
 
 ROW = 1024
@@ -94,7 +94,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     save_state(state(), tmp_path / "a")
     manifest = json.loads((tmp_path / "a" / MANIFEST).read_text())
     (tmp_path / "a" / MANIFEST).write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(CorruptState, match="format 99"):
+    with pytest.raises(IncompatibleState, match="format 99"):
         load_state(tmp_path / "a")
 
 

@@ -9,7 +9,7 @@ from app.db.repositories.training import StateFolder
 from worker.jobs.protocol import JobMessage, Resume
 from worker.jobs.writes import RUN_IDS
 from worker.rl.checkpoint import load_state
-from worker.rl.errors import CorruptState
+from worker.rl.errors import CorruptState, IncompatibleState, TrainingError
 from worker.rl.reporter import State
 
 log = logging.getLogger(__name__)
@@ -28,30 +28,34 @@ class Loaded:
 
 
 def load(job: JobMessage) -> Loaded | None:
-    """The state to go on from; an earlier one if the last is corrupt; None for a job that has none yet.
+    """The state to go on from; an earlier one if the last cannot be used; None for a job that has none yet.
 
     The state before the last one stays on disk until the next is written, for this case alone; so does the one before a
     pause, after which runs go on in a job of their own.
 
     Raises:
-        CorruptState: there is none to go on from. Beginning anew would cut all that the runs have by now.
+        CorruptState, IncompatibleState: as the last one is, and there is no earlier one to go on from. Beginning anew
+            would cut all that the runs have by now.
     """
     if job.resume is None:
         return None
     wanted = [run_id for run_id, _ in job.runs]
     root = Path(job.artifacts_dir)
     damage: str | None = None
+    kind: type[TrainingError] = CorruptState
     for folder in _candidates(root, job.resume):
         try:
             state = load_state(folder)
             replicas = _replicas(state, wanted)
-        except CorruptState as error:
+        except (CorruptState, IncompatibleState) as error:
             log.error("resume state %s cannot be used: %s", folder, error.message)
-            damage = damage or f"the resume state of env step {job.resume.env_steps} cannot be used: {error.message}"
+            if damage is None:
+                kind = type(error)
+                damage = f"the resume state of env step {job.resume.env_steps} cannot be used: {error.message}"
             continue
         stored = StateFolder(str(folder.relative_to(root)), state.env_step, tuple(state.meta[RUN_IDS]))
         return Loaded(state, folder, replicas, stored, damage)
-    raise CorruptState(f"{damage}; there is no earlier one to go on from")
+    raise kind(f"{damage}; there is no earlier one to go on from")
 
 
 def _candidates(root: Path, resume: Resume) -> Iterator[Path]:

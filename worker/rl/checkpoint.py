@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from worker.rl.errors import CorruptState
+from worker.rl.errors import CorruptState, IncompatibleState
 from worker.rl.reporter import State
 
 FORMAT = 2
@@ -54,11 +54,12 @@ def load_state(folder: Path) -> State:
 
     Raises:
         CorruptState: a file is missing, or is not what was written.
+        IncompatibleState: a version that writes another format wrote it.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if manifest["format"] != FORMAT:
-            raise CorruptState(f"the resume state has format {manifest['format']}; this version reads {FORMAT}")
+            raise IncompatibleState(f"the resume state has format {manifest['format']}; this version reads {FORMAT}")
         contents = {name: _verified(folder / name, digest) for name, digest in manifest["files"].items()}
         tensors: dict[str, Tensor] = load(contents.pop(SMALL))
         for name, segments in manifest["segments"].items():

@@ -5,7 +5,7 @@ TrainingError
 ├── UnsupportedSpace      observations or actions that no agent here takes
 ├── DeviceUnavailable     the worker's torch does not see the device of the job
 ├── CorruptState          a stored resume state that fails its checksum
-├── IncompatibleState     one that another version wrote, which held other things
+├── IncompatibleState     one that another version wrote, which saves other things
 └── ParityError           an exported policy that answers differently from the trained one
 
 A run that diverges is no error of its job: the driver reports it failed (``diverged``) and the others go on.

@@ -255,6 +255,15 @@ def test_a_state_of_another_version_is_refused(whole: MemoryReporter) -> None:
         assert not raised.value.retryable and name.split("/")[0] in raised.value.message
 
 
+def test_a_device_that_fails_says_nothing_of_the_state(whole: MemoryReporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(loop.Scores, "load", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(resume=whole.states[0][1])
+
+
 def test_a_crash_after_a_replica_has_left(whole: MemoryReporter) -> None:
     """From the state of a checkpoint that still holds it."""
     left = run(orders={STEP * 5: {2: "cancel"}})

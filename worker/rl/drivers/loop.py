@@ -170,7 +170,9 @@ class Loop:
             prefix = f"{name}/"
             try:
                 part.load({k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)})
-            except (LookupError, ValueError, TypeError, RuntimeError) as error:
+            except (torch.OutOfMemoryError, torch.AcceleratorError):
+                raise  # RuntimeErrors, too, but of the device
+            except (LookupError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
                 raise IncompatibleState(
                     f"the resume state was written by a version that saves other things of the {name}"
                     f" ({type(error).__name__}: {error}); train anew, or go on with that version"
