@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from app.schemas import algorithms as configs
 from worker.rl.algorithms.agent import EVALUATED, Agent, Value, replica_of
 from worker.rl.envs.spaces import EnvSpec
-from worker.rl.functional import policy_gradient, returns
+from worker.rl.functional import policy_gradient, returns, schedules
 from worker.rl.nets.heads import ActorCritic
 from worker.rl.nets.layers import Init
 from worker.rl.nets.normalisers import CLIP, RunningNorm
@@ -91,7 +91,7 @@ class PPO(Agent):
 
     def update(self, batch: Rollout, noise: Noise) -> Update:
         config = self.config
-        remaining = max(0.0, 1.0 - self.updates / self._updates_planned)
+        remaining = schedules.linear(1.0, 0.0, self.updates / self._updates_planned)
         self.optimiser.lr = config.learning_rate * (remaining if config.learning_rate_schedule == "linear" else 1.0)
         clip_range = config.clip_range * (remaining if config.clip_range_schedule == "linear" else 1.0)
         data = self._evaluate(batch)

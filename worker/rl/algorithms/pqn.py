@@ -71,7 +71,7 @@ class PQN(Agent):
     def update(self, batch: Rollout, noise: Noise) -> Update:
         config = self.config
         rows = batch.reward[0].numel() // config.num_minibatches
-        remaining = max(0.0, 1.0 - self.updates / self._updates_planned)
+        remaining = schedules.linear(1.0, 0.0, self.updates / self._updates_planned)
         self.optimiser.lr = config.learning_rate * (remaining if config.learning_rate_schedule == "linear" else 1.0)
         samples = [batch.obs.flatten(1, 2), batch.action.flatten(1, 2), self._target(batch).flatten(1)]
         losses, values = [], []
