@@ -58,9 +58,10 @@ class TrainingSpec(SpecSchema):
     num_steps, the others a step of every copy. A run's ``progress.env_steps`` is what was taken."""
     evaluate_every: int | None = Field(None, ge=1)
     """None: a twentieth of the run, or less often (once, at its end, at the least) where episodes may be so long that
-    evaluations would play more than twice the env steps trained. At the end of a run there is always one."""
+    evaluations of ten, or of as many as are asked for if fewer, would play more than twice the env steps trained. At
+    the end of a run there is always one."""
     evaluation_episodes: int = Field(EVALUATION_EPISODES, ge=1, le=1000)
-    """Unless given fewer than 10, too, where so many at full length are more than twice the env steps trained."""
+    """Unless given, fewer than 10 where so many at full length are more than twice the env steps trained."""
     checkpoint_every: int | None = Field(None, ge=1)
     """None: a tenth of the run, or two episodes of full length in every copy if that is longer, and at most the run.
     Episodes in flight are cut (and bootstrapped) at every checkpoint: were it shorter than they are, none would end."""

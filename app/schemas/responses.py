@@ -206,6 +206,8 @@ class Attempt(Schema):
     facts: dict[str, Any]
     """What exact resume depends on: versions, CPU, threads, precision, pack."""
     outcome: str | None
+    """null while it trains; ``done`` when its last run ended or was paused, however; else ``preempted``, ``killed``,
+    ``crashed``, or ``lost`` with its worker."""
     reason: Reason | None
     started_at: datetime
     ended_at: datetime | None

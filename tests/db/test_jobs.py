@@ -265,7 +265,7 @@ class TestRelease:
         made = scene.make(database, seeds=(0, 1))
         attempt = made.begin()
         made.request("kill", made.run_ids[1])
-        made.release(attempt, "failed", code="environment_error", message="step() raised", retryable=False)
+        made.release(attempt, "crashed", code="environment_error", message="step() raised", retryable=False)
         assert made.statuses() == ["failed", "cancelled"]
         assert made.run().reason_message == "step() raised"
         assert made.run(made.run_ids[1]).reason_code == "killed"

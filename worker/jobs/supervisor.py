@@ -31,8 +31,8 @@ PREEMPT_SECONDS = 20.0
 END_SECONDS = 10.0
 """Time a trainer has to end after its verdict."""
 OUTCOMES = {"done": "done", "stale": "done", "preempted": "preempted", "killed": "killed"}
-"""Of an attempt, by verdict; every other is a crash. A stale one records nothing unless its last commit was answered by
-a lost connection: then all its runs are finished."""
+"""Of an attempt, by verdict; every other is a crash. A stale one has nothing to record: its job was taken away, or has
+ended by a commit whose answer was lost."""
 RECORD_SECONDS = 600.0
 """How long an end is kept for a database that is away; after that the lease tells it."""
 

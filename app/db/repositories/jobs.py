@@ -145,7 +145,7 @@ def release(
     """Record how a trainer ended. Does nothing when the attempt is stale.
 
     Args:
-        outcome: ``done``, ``preempted`` (goes back to the queue and counts as no failure), ``crashed`` or ``failed``.
+        outcome: ``done``, ``preempted`` (goes back to the queue and counts as no failure), ``killed`` or ``crashed``.
         retryable: False fails the active runs at once.
     """
     job = session.scalar(locked(select(Job).where(*_not_taken(job_id, attempt))))
