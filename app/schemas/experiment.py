@@ -79,6 +79,7 @@ class ResourceSpec(SpecSchema):
     pack: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
     """Runs per job; ``auto`` decides by a measured table."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    """Of a job; ``auto``: two where they are worth it and the worker has as many cores per slot, else one."""
 
 
 class ExperimentSpec(SpecSchema):

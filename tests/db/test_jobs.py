@@ -288,7 +288,7 @@ class TestRelease:
         assert made.job().failures == 1
         assert made.run().status == "queued"
 
-    @pytest.mark.parametrize("outcome", ["done", "preempted", "crashed", "failed"])
+    @pytest.mark.parametrize("outcome", ["done", "preempted", "crashed", "killed"])
     def test_a_stale_attempt_changes_nothing(self, database: Database, outcome: str) -> None:
         made = scene.make(database)
         stale = made.begin()
