@@ -156,7 +156,7 @@ class ResumeState(Base):
     """A complete state of some runs at one step, from which a job can go on exactly."""
 
     __tablename__ = "resume_states"
-    __table_args__ = (Index("ix_resume_states_job_id", "job_id"),)
+    __table_args__ = (Index("ix_resume_states_job_id", "job_id"), Index("ix_resume_states_path", "path"))
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
