@@ -37,7 +37,8 @@ def drop_unused(session: Session, experiment_id: str | None = None) -> tuple[str
     """Forget the states (of one experiment) that nothing goes on from, and return their folders.
 
     In use is what a paused run points at, and the state of a job that has not ended or has a run that failed. The last
-    that a job published before its runs were paused is kept in case theirs is damaged, until they have a new one.
+    that a job published before its runs were paused is kept in case theirs is damaged, until they have a new one; where
+    runs are paused again before that, or others of the pack went on, there is none.
     """
     owner, user, heir, later = aliased(Job), aliased(Job), aliased(Job), aliased(ResumeState)
     paused = exists().where(Run.experiment_id == owner.experiment_id, Run.resume_state_id == ResumeState.id)
