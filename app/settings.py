@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(2.0, ge=0.1, le=60)
     frozen_seconds: float = Field(60.0, ge=1, le=3600)
     """A trainer process that has read nothing of its worker for so long is ended and its job tried again. Reading is a
-    thread of its own: env steps and updates may take longer."""
+    thread of its own: env steps and updates may take longer, if they do not hold the interpreter for a lease."""
     queues: Names = ("default",)
     """Queues this worker takes jobs from."""
     slots: int | None = Field(None, ge=1, le=1024)

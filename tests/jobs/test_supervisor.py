@@ -46,6 +46,39 @@ def test_a_worker_that_cannot_start_trainers_says_so(host: Host, monkeypatch: py
     assert [(attempt.outcome, attempt.code) for attempt in attempts] == [("crashed", "no_trainer")] * 3
 
 
+STUCK = """
+import ctypes, os
+from worker.jobs.control import Control
+from worker.jobs.protocol import READY
+control = Control()
+control.start()
+os.write(1, READY + b"\\n")
+def act():
+    control.job()
+    ctypes.PyDLL(None).sleep(600)
+act()
+"""
+
+
+def test_a_trainer_that_its_watchdog_ended_says_where_it_stood(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK)
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nPYTHONPATH={Path.cwd()} exec {sys.executable} {tmp_path / 'stuck.py'}\n")
+    python.chmod(0o700)
+    with host.database.writing() as session:
+        experiments.create(session, spec())
+    monkeypatch.setattr(sys, "executable", str(python))
+    dispatch.work(host)
+    with host.database.reading() as session:
+        attempts = session.scalars(select(Attempt)).all()
+    assert [(attempt.outcome, attempt.code) for attempt in attempts] == [("crashed", "trainer_frozen")] * 3
+    for attempt in attempts:
+        assert attempt.message is not None and "did not react for 1 s" in attempt.message
+        assert attempt.message.endswith(f'; it was at File "{tmp_path / "stuck.py"}", line 10 in act')
+
+
 def test_heartbeats_go_on_whatever_the_database_says(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     def execute(sql: str) -> None:
         with host.database.writing() as session:

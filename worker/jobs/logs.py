@@ -8,6 +8,8 @@ from contextlib import contextmanager
 MAX_LINE_BYTES = 4096
 MAX_WAITING = 1000
 """Lines kept between two writes; the newest win, and a line says how many were left out."""
+_DUMP, _THREAD = "Timeout (", "(most recent call first):"
+"""How ``faulthandler`` begins what it says when time is over, and ends the line before a thread's innermost frame."""
 
 
 class LogBuffer:
@@ -20,6 +22,9 @@ class LogBuffer:
         self._lock = threading.Lock()
         self.last = ""
         """The newest line of the error stream."""
+        self.stuck_at: str | None = None
+        """The main thread's innermost frame in what a watchdog said when it ended the process; empty where there was
+        none, None as long as no watchdog did."""
 
     def split(self, stream: str, chunk: bytes) -> list[bytes]:
         """The lines that ``chunk`` completes, without empty ones; a line that grows too long is cut into several."""
@@ -37,6 +42,10 @@ class LogBuffer:
             self._dropped += len(self._lines) == MAX_WAITING
             self._lines.append((stream, text))
             if stream == "stderr":
+                if text.startswith(_DUMP):
+                    self.stuck_at = ""
+                elif self.stuck_at is not None and self.last.endswith(_THREAD):
+                    self.stuck_at = text.strip()  # of the last thread there is: threads come the newest first
                 self.last = text
 
     @contextmanager

@@ -163,6 +163,12 @@ class Supervisor:
             name = signal.Signals(-status).name
             hint = ", most likely because memory ran out" if -status == signal.SIGKILL else ""
             return Verdict("trainer_killed", f"the trainer process was ended by {name}{hint}")
+        if (frame := process.log.stuck_at) is not None:
+            message = (
+                f"the trainer process did not react for {self._lease:g} s and ended itself: code that holds Python's"
+                " lock so long, a machine without free CPU, or a worker that stood still"
+            )
+            return Verdict("trainer_frozen", f"{message}; it was at {frame}" if frame else message)
         said = f": {process.log.last}" if process.log.last else ""
         return Verdict("trainer_ended", f"the trainer process ended with status {status} and no verdict{said}")
 
