@@ -36,6 +36,8 @@ class PolicyBundle(Schema):
     environment_id: str
     environment_kwargs: dict[str, Any]
     observation: BoxSpace | DiscreteSpace = Field(discriminator="type")
+    frame_stack: int = Field(1, ge=1)
+    """Images that ``observation`` is made of, along its channel axis, the newest last; 1: it is one alone."""
     action: DiscreteSpace | MultiDiscreteSpace | BoxSpace = Field(discriminator="type")
     distribution: Distribution
     epsilon: float = Field(0.0, ge=0, le=1)

@@ -34,8 +34,9 @@ def test_every_agent_and_its_bundle_take_stacked_frames(name: str) -> None:
     assert [reporter.finished[seed][0] for seed in (0, 1)] == ["succeeded"] * 2
     *_, (_, kind, files, _) = reporter.checkpoints[0]
     assert kind == "final"
-    observation = json.loads(files["bundle.json"])["observation"]
-    assert (observation["shape"], observation["high"]) == ([10, 10, 8], [1.0])
+    bundle = json.loads(files["bundle.json"])
+    observation = bundle["observation"]
+    assert (observation["shape"], observation["high"], bundle["frame_stack"]) == ([10, 10, 8], [1.0], 2)
     session = onnxruntime.InferenceSession(files["policy.onnx"])
     (out,) = session.run(None, {"observation": np.ones((5, 10, 10, 8), np.uint8)})
     assert out.shape == (5, 3) and np.isfinite(out).all()

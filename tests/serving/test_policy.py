@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.schemas.bundle import PolicyBundle
 from app.schemas.environments import DiscreteSpace
 from app.serving.policy import DamagedBundle, Policy, load
 from tests.serving.bundles import Service, box, linear_graph, manifest, table_graph
@@ -59,6 +60,11 @@ class TestLoad:
         checkpoint_id = service.checkpoint(service.run(), other, linear_graph(bundle, logits=WEIGHT))
         with pytest.raises(DamagedBundle, match=r"bundle\.json is not understood"):
             load("ckpt_1", *service.files(checkpoint_id))
+
+
+def test_a_bundle_of_before_frames_were_counted_is_understood() -> None:
+    bundle = manifest()
+    assert PolicyBundle.model_validate_json(bundle.model_dump_json(exclude={"frame_stack"})) == bundle
 
 
 class TestPolicy:

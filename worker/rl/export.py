@@ -54,6 +54,7 @@ def export_policy(agent: Agent, replica: int, env_spec: EnvSpec, spec: Experimen
         environment_id=spec.environment.id,
         environment_kwargs=spec.environment.kwargs,
         observation=env_spec.observation_space,
+        frame_stack=env_spec.frame_stack,
         action=env_spec.action_space,
         distribution=agent.distribution,
         epsilon=agent.epsilon,
