@@ -1,4 +1,7 @@
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 
 from worker.rl.drivers.episodes import Episodes
 
@@ -50,6 +53,21 @@ def test_an_infinite_return_spoils_no_other() -> None:
     assert episodes.take()["train/episode_return"].tolist() == [np.inf, 2.0]
     episodes.add(np.ones((2, 1, 1)), np.ones((2, 1, 1), bool))
     assert episodes.take()["train/episode_return"].tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("close", [Episodes.take, Episodes.cut])
+@pytest.mark.parametrize("ends", [True, False])
+def test_rewards_that_are_no_numbers_are_not_forgotten(close: Callable[[Episodes], object], ends: bool) -> None:
+    episodes = Episodes(3, 2)
+    reward = np.ones((3, 1, 2))
+    reward[0, 0, 1], reward[2, 0, 0] = np.nan, -np.inf
+    episodes.add(reward, np.full((3, 1, 2), ends))
+    close(episodes)
+    episodes.add(np.ones((3, 1, 2)), np.ones((3, 1, 2), bool))
+    episodes.take()
+    assert episodes.finite.tolist() == [False, True, False]
+    episodes.select([1, 2])
+    assert episodes.finite.tolist() == [True, False]
 
 
 def test_select() -> None:

@@ -339,6 +339,14 @@ def test_a_diverged_run_fails_alone(whole: MemoryReporter) -> None:
     torch.testing.assert_close(weights(reporter.states[-1][1], 0), weights(whole.states[-1][1], 0))
 
 
+def test_a_run_whose_rewards_are_no_numbers_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toys.Endless, "step", lambda self, _action: (self._obs(), np.nan, False, False, {}))
+    reporter = run([1], toys.spec("Endless-v0", PPO, num_envs=4, total=STEP * 2))
+    outcome, _, reason = reporter.finished[1]
+    assert outcome == "failed" and reason is not None and reason.code == "diverged"
+    assert loop.BAD_REWARDS in reason.message and "learning rate" not in reason.message
+
+
 def test_a_diverged_run_is_not_evaluated(whole: MemoryReporter) -> None:
     """Though both are due at the same step, and its neighbour leaves there, too."""
     state = State({k: v.clone() for k, v in whole.states[0][1].tensors.items()}, whole.states[0][1].meta)

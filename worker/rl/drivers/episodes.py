@@ -12,6 +12,8 @@ class Episodes:
         self._return = np.zeros((replicas, 1, num_envs))
         self._length = np.zeros((replicas, 1, num_envs), np.int64)
         self.returns, self.lengths, self.count = _nothing(replicas)
+        self.finite = np.ones(replicas, bool)
+        """Whether all rewards up to the last :meth:`take` or :meth:`cut` were finite numbers."""
 
     def add(self, reward: np.ndarray, ended: np.ndarray) -> None:
         """Take in steps (R, T, N); ``ended`` where an episode terminated or was truncated."""
@@ -39,6 +41,7 @@ class Episodes:
 
     def take(self) -> dict[str, np.ndarray]:
         """Means per replica, (R,) each, NaN where no episode finished; begins a new window."""
+        self._check()
         with np.errstate(invalid="ignore"):
             means = {
                 "train/episode_return": self.returns / self.count,
@@ -49,6 +52,7 @@ class Episodes:
 
     def cut(self) -> None:
         """All episodes in flight are over and forgotten."""
+        self._check()
         self._return[:], self._length[:] = 0.0, 0
 
     def select(self, keep: Sequence[int]) -> None:
@@ -56,6 +60,10 @@ class Episodes:
         rows = list(keep)
         self._return, self._length = self._return[rows], self._length[rows]
         self.returns, self.lengths, self.count = self.returns[rows], self.lengths[rows], self.count[rows]
+        self.finite = self.finite[rows]
+
+    def _check(self) -> None:
+        self.finite &= np.isfinite(self.returns) & np.isfinite(self._return).all((1, 2))
 
 
 def _rows(running: np.ndarray, values: np.ndarray) -> np.ndarray:

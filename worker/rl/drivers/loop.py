@@ -22,6 +22,9 @@ from worker.rl.reporter import CheckpointKind, Order, PolicyFiles, Reason, State
 
 ASK_EVERY = 0.25
 """Seconds between two looks at what users want while a rollout is collected or a policy evaluated."""
+BAD_REWARDS = "the environment gave rewards that are no finite numbers"
+OTHERWISE = "the learning rate may be too high, or an observation of the environment no finite number"
+"""Why a run diverged, as far as can be told."""
 
 
 class Loop:
@@ -103,7 +106,7 @@ class Loop:
         return self._all_ordered({"cancel", "kill"})
 
     def interrupted(self) -> bool:
-        """Whether all are to leave: then a rollout or an evaluation need not be finished."""
+        """Whether all are to leave: then a rollout, a round of updates or an evaluation need not be finished."""
         return self._all_ordered({"cancel", "kill", "pause", "preempt"})
 
     def record(self, metrics: Mapping[str, Tensor]) -> None:
@@ -227,7 +230,8 @@ class Loop:
         self.reporter.progress(self.env_step)
         diverged = {int(r) for r in np.flatnonzero(~sound)}
         for r in diverged:
-            message = f"a loss or weight is no longer finite after {self.env_step} env steps: try a lower learning rate"
+            cause = OTHERWISE if self.episodes.finite[r] else BAD_REWARDS
+            message = f"a loss or weight is no longer finite after {self.env_step} env steps: {cause}"
             self.reporter.finish(r, "failed", self.scores.result(r), Reason("diverged", message), None)
         return diverged
 
