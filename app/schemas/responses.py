@@ -295,7 +295,7 @@ class Worker(Schema):
     devices: list[str]
     """One entry per slot."""
     busy: int
-    """Slots that train."""
+    """Slots that train; 0 where the worker is lost."""
     started_at: datetime
     heartbeat_at: datetime
     stopped_at: datetime | None

@@ -144,7 +144,7 @@ def worker(row: models.Worker, *, live: bool) -> responses.Worker:
         status="stopped" if row.stopped_at is not None else "live" if live else "lost",
         queues=row.queues,
         devices=row.devices,
-        busy=row.busy,
+        busy=row.busy if live else 0,
         started_at=utc(row.started_at),
         heartbeat_at=utc(row.heartbeat_at),
         stopped_at=utc(row.stopped_at),

@@ -96,10 +96,11 @@ def test_workers(client: httpx.Client, database: Database) -> None:
         workers.stop(session, ids[1])
         lost = session.get(Worker, ids[2])
         assert lost is not None
-        lost.heartbeat_at = 1e9
+        lost.heartbeat_at, lost.busy = 1e9, 1
     page = client.get("/v1/workers").json()
     assert [row["id"] for row in page["data"]] == ids[::-1]
     assert [row["status"] for row in page["data"]] == ["lost", "stopped", "live"]
+    assert [row["busy"] for row in page["data"]] == [0, 0, 1]
     live = page["data"][2]
     assert (live["busy"], live["queues"], live["devices"]) == (1, ["default", "gpu"], ["cpu", "cuda:0"])
     assert [row["id"] for row in client.get(f"/v1/workers?limit=1&after={ids[1]}").json()["data"]] == ids[:1]
