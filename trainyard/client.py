@@ -220,16 +220,15 @@ class Client:
     ) -> list[Any]:
         """One action per observation, from the run's best (or a named) checkpoint."""
         body = {"observations": list(observations), "deterministic": deterministic}
-        body |= _given(checkpoint=checkpoint, seed=seed)
-        return list(self._call("POST", f"/v1/runs/{run_id}/actions", json=body)["actions"])
+        return list(self._act(run_id, body | _given(checkpoint=checkpoint, seed=seed))["actions"])
 
     def policy(self, run_id: str, *, checkpoint: str | None = None, deterministic: bool = True) -> RemotePolicy:
         """The run's policy as a function from observation to action."""
+        options = {"deterministic": deterministic} | _given(checkpoint=checkpoint)
+        return RemotePolicy(lambda asked: self._act(run_id, asked | options))
 
-        def act(observations: Sequence[Any]) -> list[Any]:
-            return self.actions(run_id, observations, checkpoint=checkpoint, deterministic=deterministic)
-
-        return RemotePolicy(act)
+    def _act(self, run_id: str, body: Json) -> Json:
+        return self._call("POST", f"/v1/runs/{run_id}/actions", json=body)
 
     # Service
 

@@ -10,13 +10,17 @@ class RemotePolicy:
     Observations are lists of numbers or anything with ``tolist()``, such as arrays.
     """
 
-    def __init__(self, act: Callable[[Sequence[Any]], list[Any]]) -> None:
+    def __init__(self, act: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._act = act
 
     def __call__(self, observation: Any) -> Any:
         """The action for one observation."""
-        return self.batch([observation])[0]
+        return self._act({"observation": _plain(observation)})["action"]
 
     def batch(self, observations: Sequence[Any]) -> list[Any]:
         """One action per observation, in one request."""
-        return self._act([o.tolist() if hasattr(o, "tolist") else o for o in observations])
+        return list(self._act({"observations": [_plain(o) for o in observations]})["actions"])
+
+
+def _plain(observation: Any) -> Any:
+    return observation.tolist() if hasattr(observation, "tolist") else observation

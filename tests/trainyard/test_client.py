@@ -114,6 +114,9 @@ class TestPolicies:
         assert policy(OBSERVATION) in (0, 1)
         assert policy(np.array(OBSERVATION)) == policy(OBSERVATION)
         assert policy.batch([OBSERVATION] * 3) == [policy(OBSERVATION)] * 3
+        with pytest.raises(Problem) as caught:
+            policy([0.0, None, 0.0, 0.0])
+        assert caught.value.errors[0]["pointer"] == "/observation/1", "of the one that was given"
 
     @pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32(0)])
     def test_what_json_cannot_say_is_refused(self, client: Client, value: float) -> None:
