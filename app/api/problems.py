@@ -111,8 +111,20 @@ async def _validation_error(request: Request, error: Exception) -> Response:
         return respond(errors.UnsupportedMediaType("send the body as Content-Type: application/json"))
     model, parameters = _body_model(request), _query_names(request)
     rows = [row for row in rows if row["type"] != "too_short" or not _has_bad_items(row, rows)]
-    items = list(dict.fromkeys(_field_error(row, error.body, model, parameters) for row in rows[:100]))
-    return respond(errors.Invalid.fields(items))
+    items: dict[str, list[FieldError]] = {}
+    for row in rows[:100]:
+        item = _field_error(row, error.body, model, parameters)
+        items.setdefault(item.pointer, []).append(item)
+    return respond(errors.Invalid.fields([_one_of(found) for found in items.values()]))
+
+
+def _one_of(found: Sequence[FieldError]) -> FieldError:
+    """What is wrong with one field, of which pydantic says why it is none of the types that it may have."""
+    first, *others = dict.fromkeys(found)
+    if not others:
+        return first
+    message = " or ".join([first.message, *(other.message.removeprefix("input should be ") for other in others)])
+    return FieldError(first.pointer, message, suggestion=first.suggestion)
 
 
 def _has_bad_items(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bool:

@@ -91,6 +91,21 @@ def test_says_once_what_is_wrong_with_a_list(
 
 
 @pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({"pack": 0}, "input should be 'auto' or greater than or equal to 1"),
+        ({"threads": 257}, "input should be 'auto' or less than or equal to 256"),
+        ({"pack": "all"}, "input should be 'auto' or a valid integer"),
+    ],
+)
+def test_says_once_what_is_wrong_with_a_word_or_number(
+    client: httpx.Client, resources: dict[str, object], expected: str
+) -> None:
+    (error,) = assert_problem(client.post("/v1/experiments", json=spec(resources=resources)), 422)["errors"]
+    assert error["message"] == expected and "allowed" not in error, "there is more than one word"
+
+
+@pytest.mark.parametrize(
     ("changes", "pointer", "suggestion"),
     [
         ({"environment": {"id": "CartPol-v1"}}, "/environment/id", "CartPole-v1"),
