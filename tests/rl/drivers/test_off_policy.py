@@ -17,7 +17,7 @@ from worker.rl.drivers import off_policy, train
 from worker.rl.envs import EnvSpec
 from worker.rl.noise import Noise
 from worker.rl.replay.prioritized import Prioritized
-from worker.rl.reporter import MemoryReporter, State
+from worker.rl.reporter import MemoryReporter, Order, State
 from worker.rl.types import Transition, Update
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -100,6 +100,27 @@ def test_episodes_in_flight_are_cut_and_bootstrapped_at_checkpoints() -> None:
         assert ends == [t for t in range(env_step) if t % 7 in (4, 6)]
         assert not ring["terminated"][0, :env_step].any()
         assert ring["final_obs"][0, : len(ends), 0].tolist() == [5, 2] * (len(ends) // 2)
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "rainbow"])
+@pytest.mark.parametrize("order", ["cancel", "pause", "preempt"])
+def test_a_round_of_updates_is_broken_off_when_all_are_to_leave(algorithm: str, order: Order) -> None:
+    """A round of a million updates, between two steps of an episode: what is held of it is cut, as at a checkpoint."""
+    experiment = spec("Counting-v0", SMALL[algorithm] | {"gradient_steps": 1_000_000}, num_envs=1, total=21, every=21)
+    left = MemoryReporter([1, 2], {7: dict.fromkeys([1, 2], order)})
+    train(experiment, [1, 2], left)
+    assert left.env_step == 7
+    if order == "cancel":
+        assert {outcome for outcome, _, _ in left.finished.values()} == {"cancelled"}
+        return
+    (state,) = left.paused or [state for _, state in left.states]
+    assert (
+        state.env_step == 7
+        and (state.tensors["replay/final"][:, :7, 0] >= 0).tolist() == [[t in (4, 6) for t in range(7)]] * 2
+    )
+    again = MemoryReporter([1, 2], {8: dict.fromkeys([1, 2], "cancel")})
+    train(experiment, [1, 2], again, resume=state)
+    assert again.starts == [7] and again.env_step == 8
 
 
 @pytest.mark.parametrize("algorithm", ["dqn", "rainbow", "sac"])

@@ -78,6 +78,9 @@ def run(pack: Pack) -> None:
                 for batch in replay.sample(loop.noise, due * config.gradient_steps, config.batch_size, done):
                     update = agent.update(batch, loop.noise)
                     replay.update(update.priority)
+                    if loop.interrupted():
+                        replay.ring.cut(loop.look())
+                        break
                 loop.record(update.metrics)
             obs = loop.turn(step.obs)
 
