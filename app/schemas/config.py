@@ -34,13 +34,15 @@ class AlgorithmConfig(SpecSchema):
     observation_spaces: ClassVar[tuple[str, ...]] = ("vector", "image")
     action_spaces: ClassVar[tuple[str, ...]]
     default_num_envs: ClassVar[int] = 1
+    sizes_of_vectors: ClassVar[bool] = True
+    """Whether ``hidden_sizes`` is void for images, whose convolutional torso has sizes of its own."""
     packs: ClassVar[bool] = True
     """Whether several runs train together in one process (design: the replica axis)."""
     variants: ClassVar[dict[str, Variant]] = {}
     """Names that stand for something else than the class says of itself."""
 
     preset: Literal["auto"] | None = None
-    """``auto`` takes tuned numbers for the environment where there are any; fields given explicitly win."""
+    """``auto`` takes tuned numbers for the environment, and becomes null where there are none; fields given win."""
     gamma: Probability = 0.99
     """Discount factor per environment step."""
 

@@ -14,11 +14,13 @@ def _switch(field: str, general: Any, **constraints: Any) -> Any:
 
 
 def _part(field: str, general: Any, **constraints: Any) -> Any:
-    """The like that belongs to a switch: null where that is set otherwise."""
+    """The like that belongs to a switch: null where that is set otherwise. A dict has a default for each setting."""
 
     def default(given: dict[str, Any]) -> Any:
         switch, settings = DQN.parts[field]
-        return _by_name(field, given, general) if given.get(switch) in settings else None
+        if (setting := given.get(switch)) not in settings:
+            return None
+        return _by_name(field, given, general[setting] if isinstance(general, dict) else general)
 
     return Field(default_factory=default, **constraints)
 
@@ -62,7 +64,7 @@ class DQN(AlgorithmConfig):
         "iqn": Variant(
             "DQN that learns the distribution of returns by quantiles at any fraction.",
             "https://arxiv.org/abs/1806.06923",
-            {"distribution": "implicit", "num_quantiles": 8},
+            {"distribution": "implicit"},
         ),
         "rainbow": Variant(
             "C51 with double Q-learning, dueling streams, prioritized replay, three-step returns and noisy layers.",
@@ -132,7 +134,7 @@ class DQN(AlgorithmConfig):
     v_max: float | None = _part("v_max", 10.0, ge=-1e9, le=1e9, validate_default=True)
     """C51: the highest return that can be told apart, with the discount; see ``dqn/mass_at_v_max``."""
     num_atoms: int | None = _part("num_atoms", 51, ge=2, le=512)
-    num_quantiles: int | None = _part("num_quantiles", 50, ge=1, le=512)
+    num_quantiles: int | None = _part("num_quantiles", {"quantile": 50, "implicit": 8}, ge=1, le=512)
     """Quantiles learned at each update (200 in the paper of QR-DQN, 8 in that of IQN). Time grows with the square."""
     num_policy_quantiles: int | None = _part("num_policy_quantiles", 32, ge=1, le=512)
     """IQN: quantiles whose mean decides the action."""

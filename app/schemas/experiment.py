@@ -267,8 +267,7 @@ def _size_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldErr
     if not isinstance(space, BoxSpace):  # a table has a row per state, and the catalogue's environments are small
         return []
     algorithm, num_envs = spec.algorithm, spec.environment.num_envs or 1
-    features = IMAGE_FEATURES if kind(space) == "image" else math.prod(space.shape)
-    errors = _network_errors(algorithm, features, entry.action_space)
+    errors = _network_errors(algorithm, space, entry.action_space)
     rollout = num_envs * getattr(algorithm, "num_steps", 0)
     longest = max(spec.training.total_env_steps, LONGEST_ROLLOUT)
     if rollout > longest:
@@ -294,11 +293,18 @@ def _size_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldErr
     return errors
 
 
-def _network_errors(algorithm: AnyAlgorithm, features: int, actions: Space) -> list[FieldError]:
+def _network_errors(algorithm: AnyAlgorithm, observations: BoxSpace, actions: Space) -> list[FieldError]:
+    image = kind(observations) == "image"
+    widths: tuple[int, ...] = getattr(algorithm, "hidden_sizes", ())
+    if image and algorithm.sizes_of_vectors:
+        if widths != type(algorithm).model_fields["hidden_sizes"].default:
+            message = "images pass through a convolutional torso with sizes of its own: leave this out"
+            return [FieldError("/algorithm/hidden_sizes", message)]
+        widths = ()
     outputs = actions.n if isinstance(actions, DiscreteSpace) else 1  # of other spaces there are few
     outputs *= getattr(algorithm, "num_atoms", None) or getattr(algorithm, "num_quantiles", None) or 1
-    widths = (features, *getattr(algorithm, "hidden_sizes", ()), outputs)
-    parameters = sum((a + 1) * b for a, b in pairwise(widths))
+    features = IMAGE_FEATURES if image else math.prod(observations.shape)
+    parameters = sum((a + 1) * b for a, b in pairwise((features, *widths, outputs)))
     if parameters <= MAX_PARAMETERS:
         return []
     message = f"one network would have {parameters:,} parameters; {MAX_PARAMETERS:,} are allowed"

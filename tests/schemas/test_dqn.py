@@ -60,6 +60,11 @@ def test_what_belongs_to_a_part_that_is_off_is_null(name: str) -> None:
         assert (getattr(config, field) is not None) == config.takes(field), field
 
 
+@pytest.mark.parametrize(("name", "distribution", "count"), [("iqn", "quantile", 50), ("dqn", "implicit", 8)])
+def test_how_many_quantiles_goes_by_the_distribution(name: str, distribution: str, count: int) -> None:
+    assert resolved(name=name, distribution=distribution).num_quantiles == count
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_resolved_spec_can_be_read_again(name: str) -> None:
     config = resolved(name=name, preset="auto")

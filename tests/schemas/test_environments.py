@@ -97,3 +97,16 @@ def test_a_refusal_names_the_argument_that_would_make_it_fit(algorithm: str, env
     pointer, message = refusal(algorithm, environment_id)
     assert pointer == "/algorithm/name" and f'with kwargs {{"continuous": {str(continuous).lower()}}}' in message
     assert resolved(algorithm, environment_id, continuous=continuous)
+
+
+@pytest.mark.parametrize(("name", "void"), [("ppo", True), ("pqn", True), ("rainbow", True), ("sac", False)])
+def test_hidden_sizes_that_images_would_make_void_are_refused(name: str, void: bool) -> None:
+    environment = "CarRacing-v3" if name in ("sac", "ppo") else "MinAtar/Breakout-v1"
+    assert resolved(name, environment).environment.id == environment
+    spec = {"environment": {"id": environment}, "algorithm": {"name": name, "hidden_sizes": [32]}}
+    if not void:
+        assert resolve(ExperimentSpec.model_validate(spec)).algorithm.hidden_sizes == (32,)  # type: ignore[union-attr]
+        return
+    with pytest.raises(SpecError, match="sizes of its own") as caught:
+        resolve(ExperimentSpec.model_validate(spec))
+    assert [row.pointer for row in caught.value.errors] == ["/algorithm/hidden_sizes"]
