@@ -108,6 +108,7 @@ _TAXI = Task("taxi", "Taxi-v4", {"evaluation_episodes": 100}, episodes=1_000, lo
 _LAKE = Task("frozenlake", "FrozenLake-v1", {"evaluation_episodes": 100}, episodes=1_000)
 _CARTPOLE = Task("cartpole", "CartPole-v1", {"evaluation_episodes": 20})
 _ACROBOT = Task("acrobot", "Acrobot-v1", {"evaluation_episodes": 20})
+_MOUNTAIN_CAR = Task("mountaincar", "MountainCar-v0", {"evaluation_episodes": 20})
 _LANDER = Task("lunarlander", "LunarLander-v3", {"evaluation_episodes": 20}, lowest=-400.0)
 _PENDULUM = Task("pendulum", "Pendulum-v1", {"evaluation_episodes": 20}, logarithmic=True)
 _BREAKOUT = Task("breakout", "MinAtar/Breakout-v1", {"evaluate_every": 25_000, "evaluation_episodes": 20})
@@ -139,7 +140,7 @@ def _breakout(name: str, **fields: Any) -> Case:
 _ALL = [
     _tuned(_CLIFF, "q_learning", 30_000, -13.0, seeds=10),
     _tuned(_CLIFF, "sarsa", 30_000, -17.0, seeds=10),
-    _tuned(_CLIFF, "sarsa", 30_000, -17.0, seeds=10, method="expected_sarsa", expected=True),
+    _tuned(_CLIFF, "sarsa", 30_000, -15.0, seeds=10, method="expected_sarsa", expected=True),
     _tuned(_SHORT_CLIFF, "dyna_q", 600, -13.0, seeds=10),
     _tuned(_SHORT_CLIFF, "dyna_q", 600, -13.0, seeds=10, method="dyna_q_without_planning", planning_steps=0),
     _tuned(_TAXI, "q_learning", 200_000, 7.0, seeds=10),
@@ -148,9 +149,12 @@ _ALL = [
     *(_tuned(_CARTPOLE, name, 100_000, 475.0) for name in (*DQN_FAMILY, "pqn", "ppo")),
     _tuned(_CARTPOLE, "dqn", 100_000, 475.0, method="dqn_n_step", n_step=3),
     _tuned(_CARTPOLE, "dqn", 100_000, 475.0, method="dqn_noisy", noisy=True),
+    *(_tuned(_ACROBOT, name, 100_000, -100.0) for name in DQN_FAMILY),
     _tuned(_ACROBOT, "pqn", 200_000, -100.0),
+    _tuned(_ACROBOT, "ppo", 200_000, -100.0),
+    _tuned(_MOUNTAIN_CAR, "dqn", 120_000, -110.0),
     _tuned(_LANDER, "double_dqn", 300_000, 200.0, method="double_dqn_prioritized", prioritized=True),
-    _tuned(_LANDER, "pqn", 300_000, 200.0),
+    _tuned(_LANDER, "pqn", 500_000, 200.0),
     _tuned(_LANDER, "ppo", 300_000, 200.0),
     _tuned(_PENDULUM, "sac", 15_000, -200.0),
     _tuned(_PENDULUM, "ppo", 200_000, -200.0),

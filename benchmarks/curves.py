@@ -85,7 +85,8 @@ def picture(task: Task, here: list[Result], chosen: list[Result], own: tuple[str
         else:
             axes.xaxis.set_major_formatter("{x:,.0f}")
         if task.lowest is not None:
-            axes.set_ylim(bottom=task.lowest)
+            highest = max(max(line.get_ydata()) for line in axes.lines)
+            axes.set_ylim(task.lowest, highest + 0.05 * (highest - task.lowest))
         figure.legend(loc="outside right upper")
         figure.savefig(target, metadata={"Date": None})
 

@@ -17,7 +17,6 @@ PONG: dict[str, Any] = {
     "environment": {"id": "ALE/Pong-v5"},
     "algorithm": {
         "name": "dqn",
-        "hidden_sizes": [512],
         "learning_rate": 1e-4,
         "batch_size": 32,
         "buffer_size": 10_000,

@@ -24,6 +24,20 @@ _DQN_CARTPOLE: dict[str, Any] = {
     "epsilon_fraction": 0.16,
 }
 
+_DQN_STEADY: dict[str, Any] = {
+    "hidden_sizes": (128, 128),
+    "learning_rate": 5e-4,
+    "batch_size": 64,
+    "buffer_size": 100_000,
+    "learning_starts": 1_000,
+    "train_every": 4,
+    "gradient_steps": 2,
+    "target_update_every": 1,
+    "tau": 0.005,
+}
+_EXPLORING = {"epsilon_end": 0.02, "epsilon_fraction": 0.25}
+_ACROBOT_RETURNS = {"v_min": -100.0, "v_max": 0.0}
+
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", "CartPole-v1"): {
         "origin": "rl-baselines3-zoo",
@@ -49,7 +63,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "normalize_reward": True,
     },
     ("ppo", "LunarLander-v3"): {
-        "origin": "after rl-baselines3-zoo; tuned here: two of two seeds at 254 and 267 within 300,000 env steps",
+        "origin": "after rl-baselines3-zoo; five of five seeds between 249 and 268 within 300,000 env steps",
         "num_envs": 8,
         "num_steps": 256,
         "num_minibatches": 16,
@@ -76,30 +90,30 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         **_DQN_CARTPOLE,
     },
     ("double_dqn", "CartPole-v1"): {
-        "origin": "DQN's; one seed at 491 within 50,000 env steps",
+        "origin": "DQN's; five of five seeds at 500 within 100,000 env steps",
         **_DQN_CARTPOLE,
     },
     ("dueling_dqn", "CartPole-v1"): {
-        "origin": "DQN's; one seed at 500 within 50,000 env steps",
+        "origin": "DQN's; five of five seeds at 500 within 100,000 env steps",
         **_DQN_CARTPOLE,
     },
     ("c51", "CartPole-v1"): {
-        "origin": "DQN's, with the range of discounted returns; one seed at 500 within 50,000 env steps",
+        "origin": "DQN's, with the range of discounted returns; five of five seeds at 500 within 100,000 env steps",
         **_DQN_CARTPOLE,
         "v_min": 0.0,
         "v_max": 100.0,
     },
     ("qr_dqn", "CartPole-v1"): {
-        "origin": "rl-baselines3-zoo, as DQN's; one seed at 500 within 50,000 env steps",
+        "origin": "rl-baselines3-zoo, as DQN's; five of five seeds at 500 within 100,000 env steps",
         **_DQN_CARTPOLE,
         "num_quantiles": 10,
     },
     ("iqn", "CartPole-v1"): {
-        "origin": "DQN's; one seed at 500 within 50,000 env steps",
+        "origin": "DQN's; five of five seeds at 500 within 100,000 env steps",
         **_DQN_CARTPOLE,
     },
     ("rainbow", "CartPole-v1"): {
-        "origin": "tuned here: two of two seeds at 482 and 496 within 50,000 env steps",
+        "origin": "tuned here: five of five seeds at 499 or 500 within 100,000 env steps",
         "hidden_sizes": (128, 128),
         "learning_rate": 1e-3,
         "batch_size": 64,
@@ -108,6 +122,57 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "target_update_every": 250,
         "v_min": 0.0,
         "v_max": 100.0,
+    },
+    ("dqn", "Acrobot-v1"): {
+        "origin": "tuned here: five of five seeds between -77 and -85 within 100,000 env steps",
+        **_DQN_STEADY,
+        **_EXPLORING,
+    },
+    ("double_dqn", "Acrobot-v1"): {
+        "origin": "DQN's; five of five seeds between -76 and -86 within 100,000 env steps",
+        **_DQN_STEADY,
+        **_EXPLORING,
+    },
+    ("dueling_dqn", "Acrobot-v1"): {
+        "origin": "DQN's; five of five seeds between -77 and -82 within 100,000 env steps",
+        **_DQN_STEADY,
+        **_EXPLORING,
+    },
+    ("c51", "Acrobot-v1"): {
+        "origin": "DQN's, with returns from -100; five of five seeds between -71 and -83 within 100,000 env steps",
+        **_DQN_STEADY,
+        **_EXPLORING,
+        **_ACROBOT_RETURNS,
+    },
+    ("qr_dqn", "Acrobot-v1"): {
+        "origin": "DQN's; five of five seeds between -79 and -85 within 100,000 env steps",
+        **_DQN_STEADY,
+        **_EXPLORING,
+        "num_quantiles": 10,
+    },
+    ("iqn", "Acrobot-v1"): {
+        "origin": "DQN's; five of five seeds between -78 and -90 within 100,000 env steps",
+        **_DQN_STEADY,
+        **_EXPLORING,
+    },
+    ("rainbow", "Acrobot-v1"): {
+        "origin": "DQN's, with returns from -100; five of five seeds between -73 and -84 within 100,000 env steps",
+        **_DQN_STEADY,
+        **_ACROBOT_RETURNS,
+    },
+    ("dqn", "MountainCar-v0"): {
+        "origin": "rl-baselines3-zoo; five of five seeds between -102 and -117 within 120,000 env steps",
+        "hidden_sizes": (256, 256),
+        "gamma": 0.98,
+        "learning_rate": 4e-3,
+        "batch_size": 128,
+        "buffer_size": 10_000,
+        "learning_starts": 1_000,
+        "train_every": 16,
+        "gradient_steps": 8,
+        "target_update_every": 300,
+        "epsilon_end": 0.07,
+        "epsilon_fraction": 0.2,
     },
     ("sac", "Pendulum-v1"): {
         "origin": "tuned here: solved by 15,000 env steps",
@@ -122,24 +187,19 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("pqn", "Acrobot-v1"): {
         "origin": "tuned here: five of five seeds between -80 and -95 within 200,000 env steps",
-        "epsilon_fraction": 0.2,
+        "epsilon_fraction": 0.4,
+    },
+    ("ppo", "Acrobot-v1"): {
+        "origin": "the defaults: five of five seeds between -82 and -92 within 200,000 env steps",
+        "num_envs": 8,
     },
     ("double_dqn", "LunarLander-v3"): {
-        "origin": "tuned here with prioritized replay: four of four seeds between 212 and 257 within 300,000 env steps",
-        "hidden_sizes": (128, 128),
-        "learning_rate": 5e-4,
-        "batch_size": 64,
-        "buffer_size": 100_000,
-        "learning_starts": 1_000,
-        "train_every": 4,
-        "gradient_steps": 2,
-        "target_update_every": 1,
-        "tau": 0.005,
-        "epsilon_end": 0.02,
-        "epsilon_fraction": 0.25,
+        "origin": "tuned here with prioritized replay: five of five seeds between 212 and 257 within 300,000 env steps",
+        **_DQN_STEADY,
+        **_EXPLORING,
     },
     ("pqn", "LunarLander-v3"): {
-        "origin": "tuned here: three of three seeds between 225 and 246 within 300,000 env steps",
+        "origin": "tuned here: five of five seeds between 238 and 258 within 500,000 env steps",
         "num_envs": 16,
         "num_minibatches": 8,
         "q_lambda": 0.8,
@@ -188,7 +248,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "epsilon_end": 0.1,
     },
     ("dyna_q", "Taxi-v4"): {
-        "origin": "tuned here: ten of ten seeds between 7.3 and 7.8 after 30,000 env steps",
+        "origin": "tuned here: ten of ten seeds between 7.0 and 7.7 after 30,000 env steps",
         "planning_steps": 20,
         "learning_rate": 0.5,
         "epsilon_start": 0.1,
@@ -199,12 +259,14 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def apply(algorithm: AnyAlgorithm, environment: "EnvironmentSpec") -> tuple[AnyAlgorithm, "EnvironmentSpec"]:
-    """Fill the fields the user left open with the preset's numbers, when the preset is asked for and there is one.
+    """Fill the fields the user left open with the preset's numbers, when the preset is asked for and there is one: the
+    algorithm's ``preset`` is null where there is none.
 
     Raises:
         SpecError: the user's numbers and the preset's contradict one another.
     """
-    preset = PRESETS.get((algorithm.name, environment.id), {}) if algorithm.preset == "auto" else {}
+    wanted = algorithm.preset == "auto" and not environment.kwargs  # with arguments it is another task
+    preset = PRESETS.get((algorithm.name, environment.id), {}) if wanted else {}
     mine = algorithm.model_fields_set | {"num_envs", "origin"}
     tuned = {field: value for field, value in preset.items() if field not in mine and algorithm.takes(field)}
     if environment.num_envs is None and "num_envs" in preset:
@@ -213,7 +275,7 @@ def apply(algorithm: AnyAlgorithm, environment: "EnvironmentSpec") -> tuple[AnyA
         complete = type(algorithm).model_validate(algorithm.model_dump() | tuned | {"preset": None})
     except ValidationError as error:
         raise SpecError([_beside_the_preset(row, tuned) for row in error.errors()]) from None
-    return complete.model_copy(update={"preset": algorithm.preset}), environment
+    return complete.model_copy(update={"preset": "auto" if preset else None}), environment
 
 
 def _beside_the_preset(row: Mapping[str, Any], tuned: Mapping[str, Any]) -> FieldError:
