@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.cases import CASES, PAGES, Case, Page, Task
 from trainyard.statistics import interval
@@ -83,6 +84,7 @@ def picture(task: Task, here: list[Result], chosen: list[Result], own: tuple[str
         if task.logarithmic:
             axes.set_xscale("log")
         else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter("{x:,.0f}")
         if task.lowest is not None:
             highest = max(max(line.get_ydata()) for line in axes.lines)
