@@ -59,7 +59,7 @@ class SAC(AlgorithmConfig):
     action_spaces: ClassVar[tuple[str, ...]] = ("vector",)
     n_step: ClassVar[int] = 1
     prioritized: ClassVar[bool] = False
-    sizes_of_vectors: ClassVar[bool] = False
+    hidden_after_torso: ClassVar[bool] = True
 
     name: Literal["sac"] = "sac"
     hidden_sizes: Sizes = (256, 256)

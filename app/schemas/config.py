@@ -34,8 +34,8 @@ class AlgorithmConfig(SpecSchema):
     observation_spaces: ClassVar[tuple[str, ...]] = ("vector", "image")
     action_spaces: ClassVar[tuple[str, ...]]
     default_num_envs: ClassVar[int] = 1
-    sizes_of_vectors: ClassVar[bool] = True
-    """Whether ``hidden_sizes`` is void for images, whose convolutional torso has sizes of its own."""
+    hidden_after_torso: ClassVar[bool] = False
+    """Whether ``hidden_sizes`` counts for images, too, behind a convolutional torso, which has sizes of its own."""
     packs: ClassVar[bool] = True
     """Whether several runs train together in one process (design: the replica axis)."""
     variants: ClassVar[dict[str, Variant]] = {}

@@ -296,7 +296,7 @@ def _size_errors(spec: ExperimentSpec, entry: EnvironmentEntry) -> list[FieldErr
 def _network_errors(algorithm: AnyAlgorithm, observations: BoxSpace, actions: Space) -> list[FieldError]:
     image = kind(observations) == "image"
     widths: tuple[int, ...] = getattr(algorithm, "hidden_sizes", ())
-    if image and algorithm.sizes_of_vectors:
+    if image and not algorithm.hidden_after_torso:
         if widths != type(algorithm).model_fields["hidden_sizes"].default:
             message = "images pass through a convolutional torso with sizes of its own: leave this out"
             return [FieldError("/algorithm/hidden_sizes", message)]

@@ -26,6 +26,21 @@ def evaluate(made: scene.Scene, attempt: int, env_steps: int, returns: list[floa
         )
 
 
+def begun_from(made: scene.Scene, attempt: int, earlier: StateFolder) -> tuple[str, ...]:
+    """Begin from an earlier state, the last one being damaged: the folders that are obsolete."""
+    with made.database.writing() as session:
+        return training.begin(
+            session,
+            job_id=made.job_id,
+            attempt=attempt,
+            env_steps=earlier.env_steps,
+            device="cpu",
+            facts={},
+            earlier=earlier,
+            damage="a bit flipped",
+        )
+
+
 def kept(made: scene.Scene) -> list[tuple[str, int]]:
     with made.database.reading() as session:
         page = checkpoints.list_page(session, made.run_id, limit=100)
@@ -91,20 +106,7 @@ class TestBegin:
         made.release(attempt, "crashed")
         attempt = made.claim().attempt
         earlier = StateFolder(f"jobs/{made.job_id}/a1/20", 20, made.run_ids)
-        dropped = []
-        for _ in range(2):  # a flush may be repeated
-            with database.writing() as session:
-                obsolete = training.begin(
-                    session,
-                    job_id=made.job_id,
-                    attempt=attempt,
-                    env_steps=20,
-                    device="cpu",
-                    facts={},
-                    earlier=earlier,
-                    damage="a bit flipped",
-                )
-            dropped.append(obsolete)
+        dropped = [begun_from(made, attempt, earlier) for _ in range(2)]  # a flush may be repeated
         assert dropped == [(f"jobs/{made.job_id}/a1/30",), ()]
         with database.reading() as session:
             [state] = session.scalars(select(ResumeState))
@@ -314,19 +316,7 @@ class TestFinish:
         made = scene.make(database)
         paused, fresh = paused_and_resumed(made)
         earlier = StateFolder(f"jobs/{made.job_id}/a1/10", 10, made.run_ids)
-        attempt = fresh.claim().attempt
-        with database.writing() as session:
-            obsolete = training.begin(
-                session,
-                job_id=fresh.job_id,
-                attempt=attempt,
-                env_steps=10,
-                device="cpu",
-                facts={},
-                earlier=earlier,
-                damage="a bit flipped",
-            )
-        assert obsolete == (paused,)
+        assert begun_from(fresh, fresh.claim().attempt, earlier) == (paused,)
         with database.reading() as session:
             [state] = session.scalars(select(ResumeState))
         assert (state.path, state.id) == (earlier.path, fresh.job().resume_state_id)

@@ -28,15 +28,15 @@ class Pack:
     """To go on from."""
 
 
-class Part(Protocol):
-    """A part of a driver that belongs to the resume state and carries the replica axis."""
+class Selectable(Protocol):
+    """What carries the replica axis."""
+
+    def select(self, keep: Sequence[int]) -> None: ...
+
+
+class Part(Selectable, Protocol):
+    """A part of a driver that belongs to the resume state."""
 
     def state(self) -> Mapping[str, Value]: ...
 
     def load(self, state: Any) -> None: ...
-
-    def select(self, keep: Sequence[int]) -> None: ...
-
-
-class Selectable(Protocol):
-    def select(self, keep: Sequence[int]) -> None: ...
